@@ -1,0 +1,207 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// Address is an envelope address (RFC 5321, section 4.1.2) in the form that
+// rules are looked up by: the local part without quotes, the domain canonical
+// ([CanonicalDomain]). The zero Address is the null sender "<>".
+type Address struct {
+	Local  string // unquoted, as typed
+	Domain string // canonical; empty for a bare local part and the null sender
+}
+
+// ParseAddress reads an address as Postfix hands it over: in its internal form
+// (john doe@example.org) or its external one ("john doe"@example.org), with or
+// without angle brackets, any case, the domain as A-labels or U-labels, with or
+// without a trailing dot, or as an address literal ([192.0.2.1]). The last @
+// outside quotes parts it, as in Postfix. A source route is skipped (RFC 5321,
+// appendix F.2).
+//
+// It fails on control characters and over-long addresses (local part over 1024
+// bytes, domain over 1024: more than Postfix lets through), never on odd but
+// possible ones.
+func ParseAddress(s string) (Address, error) {
+	if strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") {
+		s = s[1 : len(s)-1]
+	}
+	if s == "" {
+		return Address{}, nil
+	}
+	if strings.HasPrefix(s, "@") {
+		if i := strings.IndexByte(s, ':'); i > 0 && strings.LastIndexByte(s, '@') > i {
+			s = s[i+1:]
+		}
+	}
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] == 0x7f {
+			return Address{}, fmt.Errorf("address has a control character")
+		}
+	}
+	local, domain := s, ""
+	if i := lastAt(s); i >= 0 {
+		local, domain = s[:i], s[i+1:]
+	}
+	local = unquote(local)
+	if len(local) > 1024 || len(domain) > 1024 {
+		return Address{}, fmt.Errorf("address is too long")
+	}
+	return Address{Local: local, Domain: CanonicalDomain(domain)}, nil
+}
+
+// lastAt returns the index of the last @ of s that is not inside a quoted
+// string at its front, or -1.
+func lastAt(s string) int {
+	from := 0
+	if strings.HasPrefix(s, `"`) {
+		for i := 1; i < len(s); i++ {
+			if s[i] == '\\' {
+				i++
+			} else if s[i] == '"' {
+				from = i + 1
+				break
+			}
+		}
+		if from > 0 && (from == len(s) || s[from] != '@') {
+			from = 0 // no quoted local part after all: the internal form may hold quotes
+		}
+	}
+	if i := strings.LastIndexByte(s[from:], '@'); i >= 0 {
+		return from + i
+	}
+	return -1
+}
+
+func unquote(local string) string {
+	if len(local) < 2 || local[0] != '"' || local[len(local)-1] != '"' {
+		return local
+	}
+	in := local[1 : len(local)-1]
+	if !strings.ContainsAny(in, `\"`) {
+		return in
+	}
+	var b strings.Builder
+	for i := 0; i < len(in); i++ {
+		switch {
+		case in[i] == '\\' && i+1 < len(in):
+			i++
+		case in[i] == '"':
+			return local // a bare quote inside: not a quoted string
+		}
+		b.WriteByte(in[i])
+	}
+	return b.String()
+}
+
+// IsNull reports whether a is the null sender "<>".
+func (a Address) IsNull() bool { return a.Local == "" && a.Domain == "" }
+
+// String returns the address as SMTP wants it between angle brackets: the local
+// part quoted where RFC 5321, section 4.1.2 demands it, so that no local part
+// can break out of the command it is put into.
+func (a Address) String() string {
+	if a.IsNull() {
+		return ""
+	}
+	local := a.Local
+	if !isDotString(local) {
+		var b strings.Builder
+		b.WriteByte('"')
+		for i := 0; i < len(local); i++ {
+			if local[i] == '"' || local[i] == '\\' {
+				b.WriteByte('\\')
+			}
+			b.WriteByte(local[i])
+		}
+		b.WriteByte('"')
+		local = b.String()
+	}
+	if a.Domain == "" {
+		return local
+	}
+	return local + "@" + a.Domain
+}
+
+// isDotString reports whether s needs no quotes: atoms parted by single dots.
+// Octets above 127 are allowed where they are UTF-8 (RFC 6531, section 3.3).
+func isDotString(s string) bool {
+	if s == "" || s[0] == '.' || s[len(s)-1] == '.' || strings.Contains(s, "..") || !utf8.ValidString(s) {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c >= 0x80, c == '.':
+		case strings.IndexByte("!#$%&'*+-/=?^_`{|}~", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Folded returns a with its local part in lower case, the form in which rules
+// are kept: Postfix folds the keys of its tables too.
+func (a Address) Folded() Address {
+	a.Local = strings.ToLower(a.Local)
+	return a
+}
+
+var domainProfile = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
+
+// CanonicalDomain returns the form in which domains are compared: lower-case
+// A-labels without a trailing dot; an address literal in lower case. What is no
+// domain name at all comes back in lower case, so that it equals itself. It does
+// not allocate for a domain that is canonical already.
+func CanonicalDomain(s string) string {
+	s = strings.TrimSuffix(s, ".")
+	canonical := true
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c >= 0x80 || c >= 'A' && c <= 'Z' {
+			canonical = false
+			break
+		}
+	}
+	if canonical {
+		return s
+	}
+	if strings.HasPrefix(s, "[") {
+		return strings.ToLower(s)
+	}
+	if a, err := domainProfile.ToASCII(s); err == nil {
+		return strings.TrimSuffix(a, ".")
+	}
+	return strings.ToLower(s)
+}
+
+// Delimiters is Postfix's recipient_delimiter: each of its bytes starts an
+// address extension.
+type Delimiters string
+
+// Split returns the local part without its extension, as Postfix's
+// split_addr: the reserved names and an extension at the very start are left
+// alone, and with "-" owner-list and list-request are too. ok is false where
+// there is no extension.
+func (d Delimiters) Split(local string) (base string, ok bool) {
+	i := strings.IndexAny(local, string(d))
+	if d == "" || i <= 0 {
+		return local, false
+	}
+	for _, reserved := range []string{"postmaster", "mailer-daemon", "double-bounce"} {
+		if strings.EqualFold(local, reserved) {
+			return local, false
+		}
+	}
+	if local[i] == '-' {
+		lower := strings.ToLower(local)
+		if strings.HasPrefix(lower, "owner-") || strings.HasSuffix(lower, "-request") {
+			return local, false
+		}
+	}
+	return local[:i], true
+}

@@ -1,0 +1,191 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+)
+
+// State is what is known of a destination's TLS.
+type State uint8
+
+// The states. Only Absent and Broken are answers of the destination; Unknown
+// and Unreachable never weaken anything and never seal.
+const (
+	Unknown     State = iota // not looked at yet, or DNS failed
+	Works                    // Postfix, trying the MX hosts, finds TLS at or above the floor
+	Absent                   // some MX answers, and none offers STARTTLS
+	Broken                   // STARTTLS is offered, but no handshake meets the demand
+	Unreachable              // no MX answers, or only with 4xx
+	NoMail                   // authoritative: NXDOMAIN or a null MX (RFC 7505)
+)
+
+var stateNames = [...]string{"unknown", "works", "absent", "broken", "unreachable", "nomail"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return fmt.Sprintf("state(%d)", s)
+}
+
+// ParseState reads the word of [State.String].
+func ParseState(w string) (State, error) {
+	for i, n := range stateNames {
+		if w == n {
+			return State(i), nil
+		}
+	}
+	return Unknown, fmt.Errorf("unknown posture state %q", w)
+}
+
+// MarshalText writes the state's word.
+func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Posture is what Decide needs to know of a destination, judged against the TLS
+// that the rule demands.
+type Posture struct {
+	State   State
+	Checked time.Time // when last looked at
+	Worked  time.Time // when TLS was last seen to work; zero: never
+	Lost    time.Time // when it was first found absent or broken after it had worked; zero: not lost
+}
+
+// InGrace reports whether the loss of TLS is too fresh to be believed: a
+// stripped STARTTLS looks the same as a removed one.
+func (p Posture) InGrace(now time.Time, grace time.Duration) bool {
+	return (p.State == Absent || p.State == Broken) && !p.Lost.IsZero() && now.Sub(p.Lost) < grace
+}
+
+// Input is all that a verdict depends on. Rules are the most specific ones of
+// their scope, nil where there is none.
+type Input struct {
+	Recipient *Rule
+	Sender    *Rule
+	Login     *Rule
+	Content   *Rule
+	// Returns is the sender rule that covers the recipient: a bounce carries
+	// a message back to its sender, so what a sender requires holds for mail to
+	// that address too.
+	Returns *Rule
+	// Original is the recipient rule of the address that an alias or a
+	// rewriting replaced.
+	Original *Rule
+
+	// Floor is a requirement carried by the way the message came: the port of
+	// the splitter, a FILTER, the fallback.
+	Floor Requirement
+	// Own says that the recipient's domain is one of this server's own: such
+	// mail does not leave, so nothing is demanded of its way.
+	Own bool
+
+	Posture Posture
+	// TriedByPostfix says that Postfix's own mandatory TLS has just failed, as
+	// in the fallback. A posture that only our probe calls broken is not
+	// believed without (its TLS library is not Postfix's).
+	TriedByPostfix bool
+	Now            time.Time
+	Grace          time.Duration
+}
+
+func (in *Input) rules() [6]*Rule {
+	return [6]*Rule{in.Recipient, in.Original, in.Sender, in.Login, in.Content, in.Returns}
+}
+
+// Reason says which step of Decide settled the verdict.
+type Reason uint8
+
+// The reasons.
+const (
+	NothingRequired Reason = iota // no rule forbids plain delivery
+	OwnDomain                     // the recipient is of this server
+	TLSOnly                       // nothing but TLS is allowed
+	EscrowOnlyLeft                // nothing but the escrow is allowed
+	TLSWorks                      // TLS preferred: it works
+	TLSUntried                    // TLS preferred: nothing known, the escrow is the fallback
+	TLSUnreachable                // TLS preferred: the destination does not answer; waits
+	TLSInGrace                    // TLS vanished only just now; waits
+	TLSDoubted                    // only our probe calls the TLS broken; Postfix tries
+	NoTLS                         // the destination answers and has no TLS
+	BrokenTLS                     // its TLS fails, by our probe and by Postfix
+	NoMailHost                    // authoritative: the domain takes no mail; Postfix bounces it
+	Conflict                      // the rules leave nothing
+)
+
+// Verdict is what happens to one recipient of one message.
+type Verdict struct {
+	Allowed Channels // what all scopes together allow; for an own domain, what they would
+	Channel Channel  // the one chosen; 0 for a conflict
+	Reason  Reason
+	TLS     TLSParams // demanded of the TLS, level encrypt or above where TLS is chosen for required mail
+	Nexthop string    // of the recipient's rule; "" for the MX of the domain
+	Verify  string    // pickup verification by rule; "" for the default
+	Mode    string    // seal mode by rule; "" for the default
+}
+
+// Required reports whether the message must not go in plaintext.
+func (v Verdict) Required() bool { return v.Allowed.Required() && v.Reason != OwnDomain }
+
+// Decide intersects what the scopes allow and prefers of what is left: plain,
+// then TLS, then the escrow. It never returns a channel that one of the scopes
+// forbids, except for recipients of own domains, whose mail does not leave.
+func Decide(in Input) Verdict {
+	v := Verdict{Allowed: in.Floor.Channels()}
+	for _, r := range in.rules() {
+		if r == nil {
+			continue
+		}
+		v.Allowed &= r.Requirement.Channels()
+		if v.Verify == "" {
+			v.Verify = r.Verify
+		}
+		if v.Mode == "" {
+			v.Mode = r.Mode
+		}
+	}
+	if in.Recipient != nil {
+		v.TLS = in.Recipient.TLS
+		v.Nexthop = in.Recipient.Nexthop
+	}
+	if in.Own {
+		v.Channel, v.Reason = Plain, OwnDomain
+		return v
+	}
+	v.Channel, v.Reason = prefer(&in, v.Allowed)
+	if v.Channel == TLS {
+		v.TLS.Level = max(v.TLS.Level, LevelEncrypt)
+	}
+	return v
+}
+
+func prefer(in *Input, allowed Channels) (Channel, Reason) {
+	switch {
+	case allowed == 0:
+		return 0, Conflict
+	case allowed.Has(Plain):
+		return Plain, NothingRequired
+	case allowed == Channels(TLS):
+		return TLS, TLSOnly
+	case allowed == Channels(Escrow):
+		return Escrow, EscrowOnlyLeft
+	}
+	switch in.Posture.State {
+	case Works:
+		return TLS, TLSWorks
+	case Absent, Broken:
+		if in.Posture.InGrace(in.Now, in.Grace) {
+			return TLS, TLSInGrace
+		}
+		if in.Posture.State == Absent {
+			return Escrow, NoTLS
+		}
+		if in.TriedByPostfix {
+			return Escrow, BrokenTLS
+		}
+		return TLS, TLSDoubted
+	case Unreachable:
+		return TLS, TLSUnreachable
+	case NoMail:
+		return TLS, NoMailHost
+	}
+	return TLS, TLSUntried
+}

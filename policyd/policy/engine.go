@@ -1,0 +1,144 @@
+package policy
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// OwnDomains knows the domains whose mail this Postfix delivers itself:
+// mydestination, virtual_mailbox_domains and virtual_alias_domains, not
+// relay_domains. An error means that nobody knows, and the mail waits.
+type OwnDomains interface {
+	Own(ctx context.Context, domain string) (bool, error)
+}
+
+// Router knows by which road Postfix would send mail of its own accord.
+type Router interface {
+	// Route returns the administrator's road for a recipient: from
+	// transport_maps or relayhost. The zero Route is the MX of the domain.
+	Route(ctx context.Context, recipient Address) (Route, error)
+}
+
+// Route is the administrator's road for a recipient.
+type Route struct {
+	// Nexthop is where mandatory TLS goes: [host]:port or a domain, "" for the
+	// MX of the recipient's domain.
+	Nexthop string
+	// Blocked says why required mail can't take the administrator's road,
+	// such as a transport that is not SMTP; "" where it can.
+	Blocked string
+}
+
+// Postures knows how destinations take mail. Posture never blocks: what is not
+// known is Unknown, and is looked up meanwhile. dest is a domain or a next-hop
+// ([host]:port); demand is what the rule asks of the TLS.
+type Postures interface {
+	Posture(dest string, demand TLSParams) Posture
+}
+
+// Engine gathers what [Decide] needs. Its fields are set once.
+type Engine struct {
+	Rules    func() *Snapshot // the current one; never nil
+	Subjects *Subjects
+	Own      OwnDomains
+	Routes   Router
+	Postures Postures
+	Grace    time.Duration
+	Now      func() time.Time
+}
+
+// Question is one recipient of one message.
+type Question struct {
+	Sender    Address
+	Login     string // SASL login, where known
+	Recipient Address
+	Original  Address // the recipient before aliases (ORCPT), zero where unknown
+	Content   *Rule   // what Subjects.Match returned
+	Floor     Requirement
+	// Fresh is a posture looked up just now; nil asks Postures.
+	Fresh          *Posture
+	TriedByPostfix bool
+}
+
+// Answer is the verdict and what it came from.
+type Answer struct {
+	Verdict
+	Input   Input
+	Nexthop string // destination of TLS: rule's next-hop, administrator's, "" for the MX
+	Blocked string // see Route.Blocked; TLS can't be carried out while it is set
+}
+
+// Destination is the key of the posture that counts for the answer: the
+// next-hop, else the recipient's domain.
+func (a *Answer) Destination(recipient Address) string {
+	if a.Nexthop != "" {
+		return a.Nexthop
+	}
+	return recipient.Domain
+}
+
+// Decide answers a question. It asks Own, Routes and Postures only where a rule
+// forbids plain delivery. An error means that the verdict is not known: the
+// caller defers, and never lets the message pass.
+func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
+	rules, now := e.Rules(), e.Now()
+	in := Input{
+		Sender:         rules.Lookup(BySender, q.Sender, now),
+		Login:          rules.LookupLogin(q.Login, now),
+		Content:        q.Content,
+		Recipient:      rules.Lookup(ByRecipient, q.Recipient, now),
+		Floor:          q.Floor,
+		TriedByPostfix: q.TriedByPostfix,
+		Now:            now,
+		Grace:          e.Grace,
+	}
+	if !q.Recipient.IsNull() {
+		in.Returns = rules.Lookup(BySender, q.Recipient, now)
+	}
+	if !q.Original.IsNull() && q.Original.Folded() != q.Recipient.Folded() {
+		if r := rules.Lookup(ByRecipient, q.Original, now); r != nil {
+			in.Original = r
+		}
+	}
+	v := Decide(in)
+	if !v.Allowed.Required() {
+		return Answer{Verdict: v, Input: in}, nil
+	}
+	own, err := e.Own.Own(ctx, q.Recipient.Domain)
+	if err != nil {
+		return Answer{}, fmt.Errorf("own domains: %w", err)
+	}
+	if own {
+		in.Own = true
+		return Answer{Verdict: Decide(in), Input: in}, nil
+	}
+	a := Answer{Nexthop: v.Nexthop}
+	if a.Nexthop == "" {
+		route, err := e.Routes.Route(ctx, q.Recipient)
+		if err != nil {
+			return Answer{}, fmt.Errorf("route of %s: %w", q.Recipient.Domain, err)
+		}
+		a.Nexthop, a.Blocked = route.Nexthop, route.Blocked
+	}
+	if q.Fresh != nil {
+		in.Posture = *q.Fresh
+	} else {
+		in.Posture = e.Postures.Posture(a.Destination(q.Recipient), v.TLS)
+	}
+	a.Verdict, a.Input = Decide(in), in
+	return a, nil
+}
+
+// Sender returns what sender and login require of every recipient: the
+// intersection of their rules.
+func (e *Engine) Sender(sender Address, login string) Channels {
+	rules, now := e.Rules(), e.Now()
+	allowed := AnyChannel
+	for _, r := range []*Rule{rules.Lookup(BySender, sender, now), rules.LookupLogin(login, now)} {
+		if r != nil {
+			allowed &= r.Requirement.Channels()
+		}
+	}
+	return allowed
+}

@@ -1,0 +1,102 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Explain returns the steps that led from in to v, one sentence each, for a
+// person to read. v must be what Decide returned for in.
+func Explain(in Input, v Verdict) []string {
+	var why []string
+	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
+	if in.Floor != None {
+		say("the way the message came carries the requirement %s", in.Floor)
+	}
+	for _, r := range in.rules() {
+		if r == nil {
+			continue
+		}
+		s := fmt.Sprintf("%s allows %s", r, r.Requirement.Channels())
+		if r == in.Returns && r != in.Sender {
+			s += " (it covers the recipient, since bounces return there)"
+		}
+		if r.Weaken {
+			s += ", weaker than a broader rule on purpose"
+		}
+		if r.Note != "" {
+			s += fmt.Sprintf(" (note: %s)", r.Note)
+		}
+		if !r.Until.IsZero() {
+			s += fmt.Sprintf(", until %s", r.Until.UTC().Format(time.RFC3339))
+		}
+		say("%s", s)
+	}
+	switch v.Reason {
+	case NothingRequired:
+		say("nothing is required: Postfix delivers as always")
+	case OwnDomain:
+		say("the recipient's domain is one of this server's own: the message does not leave")
+	case TLSOnly:
+		say("only TLS is allowed: over TLS or not at all (destination: %s)", describe(in.Posture))
+	case EscrowOnlyLeft:
+		say("only the escrow is allowed")
+	case TLSWorks:
+		say("the destination's TLS works (%s)", describe(in.Posture))
+	case TLSUntried:
+		say("the destination's TLS is not known: mandatory TLS, with the escrow as fallback")
+	case TLSUnreachable:
+		say("the destination does not answer: mandatory TLS, it waits in the queue")
+	case TLSInGrace:
+		say("the destination had TLS until %s: within the grace of %s that counts as a disturbance, and the message waits", in.Posture.Lost.UTC().Format(time.RFC3339), in.Grace)
+	case TLSDoubted:
+		say("our probe finds the destination's TLS broken: Postfix tries it, with the escrow as fallback")
+	case NoTLS:
+		say("the destination answers and offers no TLS (%s): escrow", describe(in.Posture))
+	case BrokenTLS:
+		say("the destination's TLS fails for our probe and for Postfix: escrow")
+	case NoMailHost:
+		say("DNS says that the domain takes no mail: Postfix returns the message")
+	case Conflict:
+		say("nothing is left: %s", ConflictText(in))
+	}
+	return why
+}
+
+func describe(p Posture) string {
+	if p.Checked.IsZero() {
+		return p.State.String()
+	}
+	return fmt.Sprintf("%s, seen %s", p.State, p.Checked.UTC().Format(time.RFC3339))
+}
+
+// ConflictText names the rules (and the floor) whose intersection is empty, for
+// a 5.7.x reply. It names the smallest pair that explains it, where one does.
+func ConflictText(in Input) string {
+	type part struct {
+		name string
+		set  Channels
+	}
+	var parts []part
+	if in.Floor != None {
+		parts = append(parts, part{fmt.Sprintf("the message's requirement (%s)", in.Floor), in.Floor.Channels()})
+	}
+	for _, r := range in.rules() {
+		if r != nil && r.Requirement != None {
+			parts = append(parts, part{r.String(), r.Requirement.Channels()})
+		}
+	}
+	for i, a := range parts {
+		for _, b := range parts[i+1:] {
+			if a.set&b.set == 0 {
+				return a.name + " and " + b.name + " exclude each other"
+			}
+		}
+	}
+	names := make([]string, len(parts))
+	for i, p := range parts {
+		names[i] = p.name
+	}
+	return strings.Join(names, ", ") + " leave no way"
+}

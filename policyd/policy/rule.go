@@ -1,0 +1,321 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Level is a TLS security level as smtp_tls_policy_maps knows it, from weak to
+// strong.
+type Level uint8
+
+// The levels. Unset leaves it to the requirement: may where nothing is
+// required, else encrypt.
+const (
+	LevelUnset   Level = iota
+	LevelMay           // opportunistic
+	LevelEncrypt       // mandatory, certificate not checked
+	LevelVerify        // mandatory, certificate matches (the MX name by default)
+	LevelSecure        // mandatory, certificate matches the domain, MX not trusted
+)
+
+var levelNames = [...]string{"", "may", "encrypt", "verify", "secure"}
+
+func (l Level) String() string {
+	if int(l) < len(levelNames) {
+		return levelNames[l]
+	}
+	return fmt.Sprintf("level(%d)", l)
+}
+
+// ParseLevel reads one of the words may, encrypt, verify, secure.
+func ParseLevel(s string) (Level, error) {
+	for i, n := range levelNames {
+		if s == n {
+			return Level(i), nil
+		}
+	}
+	return 0, fmt.Errorf("unknown TLS level %q: want may, encrypt, verify or secure", s)
+}
+
+// MarshalText writes Postfix's word.
+func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// TLSParams is what a rule demands of the TLS of a destination, in the terms of
+// Postfix's TLS policy table (TLS_README, "Client TLS security levels").
+type TLSParams struct {
+	Level      Level
+	Match      []string // names for verify and secure: example.org, .example.org, hostname, nexthop, dot-nexthop
+	Protocols  string   // such as ">=TLSv1.2"
+	Ciphers    string   // low, medium or high: the least grade
+	Servername string   // SNI: hostname, nexthop or a name
+}
+
+// Rule is one line of an administrator's policy.
+type Rule struct {
+	ID          int64
+	Scope       Scope
+	Pattern     string // canonical, see [CanonicalPattern]
+	Requirement Requirement
+	TLS         TLSParams
+	Nexthop     string    // [host]:port or domain, "" for the recipient's own; recipient scope only
+	Verify      string    // "code" or "passphrase", "" for the default
+	Mode        string    // "recoverable" or "sealed", "" for the default
+	Weaken      bool      // weaker than a broader rule, on purpose
+	Note        string    // why
+	Until       time.Time // end, exclusive; zero: none
+	Created     time.Time
+}
+
+// Active reports whether the rule is in force at now.
+func (r *Rule) Active(now time.Time) bool { return r.Until.IsZero() || now.Before(r.Until) }
+
+// String names the rule in reasons and errors, such as "recipient rule
+// bank.example (tls)".
+func (r *Rule) String() string {
+	return fmt.Sprintf("%s rule %s (%s)", r.Scope, r.Pattern, r.Requirement)
+}
+
+// The forms of a pattern, from specific to broad.
+const (
+	formAddress = iota // user@domain, a login, <>
+	formDomain         // domain
+	formParent         // .parent
+	formAny            // *
+)
+
+func patternForm(scope Scope, p string) int {
+	switch {
+	case p == "*":
+		return formAny
+	case strings.HasPrefix(p, "."):
+		return formParent
+	case p == "<>", scope == ByLogin && !strings.HasPrefix(p, "@"):
+		return formAddress
+	case scope == ByLogin: // @realm
+		return formDomain
+	case scope == ByContent, strings.Contains(p, "@"):
+		return formAddress
+	}
+	return formDomain
+}
+
+// IsAddress reports whether the rule is for one address or login.
+func (r *Rule) IsAddress() bool { return patternForm(r.Scope, r.Pattern) == formAddress }
+
+// IsExplicit reports whether the rule names an address or an exact domain, and
+// not merely covers it by a parent or *.
+func (r *Rule) IsExplicit() bool { return patternForm(r.Scope, r.Pattern) <= formDomain }
+
+var domainName = regexp.MustCompile(`^([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+
+func checkDomain(d string) error {
+	if strings.HasPrefix(d, "[") {
+		in, ok := strings.CutSuffix(d[1:], "]")
+		if ok && net.ParseIP(strings.TrimPrefix(in, "ipv6:")) != nil {
+			return nil
+		}
+		return fmt.Errorf("%q is not an address literal: want [192.0.2.1] or [IPv6:2001:db8::1]", d)
+	}
+	if len(d) > 253 || !domainName.MatchString(d) {
+		return fmt.Errorf("%q is not a domain name", d)
+	}
+	for l := range strings.SplitSeq(d, ".") {
+		if len(l) > 63 {
+			return fmt.Errorf("label %q is longer than 63 bytes", l)
+		}
+	}
+	return nil
+}
+
+// CanonicalPattern reads what an administrator typed: for recipients
+// bank.example, .bank.example, joe@bank.example or *; for senders
+// joe@bank.example, @bank.example, @.bank.example, <> or *; for logins a name,
+// @realm or *. What it returns is the form that rules are kept and looked up in:
+// lower case, A-labels, no quotes, a domain without the @.
+func CanonicalPattern(scope Scope, typed string) (string, error) {
+	p := strings.TrimSpace(typed)
+	switch {
+	case p == "":
+		return "", errors.New("empty pattern: name a domain, an address or *")
+	case p == "*", p == "<>" && scope == BySender, scope == ByContent:
+		return p, nil
+	case strings.ContainsAny(p, "\t\r\n\x00"), len(p) > 512:
+		return "", fmt.Errorf("%q: control characters or too long", p)
+	case scope == ByLogin:
+		return strings.ToLower(p), nil
+	}
+	at := lastAt(p)
+	if at < 0 && scope == BySender && !strings.HasPrefix(p, ".") {
+		return "", fmt.Errorf("%q: for a sender domain write @%s, for a SASL login --login %s", p, p, p)
+	}
+	if at > 0 {
+		a, err := ParseAddress(p)
+		if err != nil {
+			return "", err
+		}
+		if err := checkDomain(a.Domain); err != nil {
+			return "", err
+		}
+		if a.Local == "" {
+			return "", fmt.Errorf("%q: empty local part", p)
+		}
+		a = a.Folded()
+		return a.Local + "@" + a.Domain, nil
+	}
+	if at == 0 && scope == ByRecipient {
+		return "", fmt.Errorf("%q: for a recipient domain write %s", p, p[1:])
+	}
+	d := strings.TrimPrefix(p, "@")
+	d, parent := strings.CutPrefix(d, ".")
+	d = CanonicalDomain(d)
+	if err := checkDomain(d); err != nil {
+		return "", err
+	}
+	if parent {
+		if strings.HasPrefix(d, "[") {
+			return "", fmt.Errorf("%q: an address literal has no subdomains", p)
+		}
+		return "." + d, nil
+	}
+	return d, nil
+}
+
+var (
+	matchName  = regexp.MustCompile(`^\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
+	tlsVersion = regexp.MustCompile(`^([<>]=)?(SSLv3|TLSv1|TLSv1\.[123])$|^[!]?(SSLv2|SSLv3|TLSv1|TLSv1\.[123])$`)
+	hostPort   = regexp.MustCompile(`^(\[[A-Za-z0-9._:-]+\]|[A-Za-z0-9._-]+)(:[A-Za-z0-9-]+)?$`)
+)
+
+// Validate checks a rule by itself and says what to do about what is wrong.
+// The pattern must be canonical.
+func (r *Rule) Validate() error {
+	if r.Scope >= scopes || r.Requirement > EscrowOnly {
+		return fmt.Errorf("unknown scope or requirement in rule %q", r.Pattern)
+	}
+	if p, err := CanonicalPattern(r.Scope, r.typed()); err != nil || p != r.Pattern {
+		return fmt.Errorf("pattern %q is not canonical", r.Pattern)
+	}
+	if r.Weaken && strings.TrimSpace(r.Note) == "" {
+		return errors.New("--weaken wants a reason: add --note WHY")
+	}
+	if strings.ContainsAny(r.Note, "\r\n\x00") || len(r.Note) > 1000 {
+		return errors.New("the note must be one line of at most 1000 bytes")
+	}
+	switch r.Verify {
+	case "", "code", "passphrase":
+	default:
+		return fmt.Errorf("unknown verification %q: want code or passphrase", r.Verify)
+	}
+	switch r.Mode {
+	case "", "recoverable", "sealed":
+	default:
+		return fmt.Errorf("unknown mode %q: want recoverable or sealed", r.Mode)
+	}
+	if r.Nexthop != "" {
+		switch {
+		case r.Scope != ByRecipient:
+			return errors.New("--nexthop belongs to a recipient rule (postseal domain)")
+		case r.Requirement == None || r.Requirement == EscrowOnly:
+			return errors.New("--nexthop goes with --require tls or encryption; for other mail use transport_maps")
+		case !hostPort.MatchString(r.Nexthop):
+			return fmt.Errorf("next-hop %q: want DOMAIN, [HOST] or [HOST]:PORT", r.Nexthop)
+		}
+	}
+	return r.validateTLS()
+}
+
+func (r *Rule) typed() string {
+	if r.Scope == BySender && patternForm(r.Scope, r.Pattern) == formDomain {
+		return "@" + r.Pattern
+	}
+	return r.Pattern
+}
+
+func (r *Rule) validateTLS() error {
+	t := r.TLS
+	if t.Level == LevelUnset && len(t.Match) == 0 && t.Protocols == "" && t.Ciphers == "" && t.Servername == "" {
+		return nil
+	}
+	switch {
+	case r.Scope != ByRecipient || r.IsAddress():
+		return errors.New("TLS levels belong to a destination: give --level, --match and the like to a domain, not to an address or a sender")
+	case r.Requirement == EscrowOnly:
+		return errors.New("--require escrow never uses TLS: drop --level and the like")
+	case r.Requirement != None && t.Level == LevelMay:
+		return fmt.Errorf("--level may contradicts --require %s: want encrypt, verify or secure", r.Requirement)
+	case len(t.Match) > 0 && t.Level < LevelVerify:
+		return errors.New("--match needs --level verify or secure")
+	}
+	for _, m := range t.Match {
+		switch m {
+		case "hostname", "nexthop", "dot-nexthop":
+		default:
+			if !matchName.MatchString(m) {
+				return fmt.Errorf("match name %q: want a host name, .domain, hostname, nexthop or dot-nexthop", m)
+			}
+		}
+	}
+	if t.Protocols != "" {
+		for p := range strings.FieldsFuncSeq(t.Protocols, func(c rune) bool { return c == ':' || c == ',' || c == ' ' }) {
+			if !tlsVersion.MatchString(p) {
+				return fmt.Errorf("protocol %q: want something like >=TLSv1.2 or TLSv1.3", p)
+			}
+		}
+		if strings.ContainsAny(t.Protocols, ", ") {
+			return errors.New("--protocols: part several by a colon, as Postfix's policy table wants them")
+		}
+	}
+	switch t.Ciphers {
+	case "", "low", "medium", "high":
+	default:
+		return fmt.Errorf("cipher grade %q: want low, medium or high", t.Ciphers)
+	}
+	switch t.Servername {
+	case "", "hostname", "nexthop":
+	default:
+		if err := checkDomain(t.Servername); err != nil {
+			return fmt.Errorf("servername: %w", err)
+		}
+	}
+	return nil
+}
+
+// WeakerThan reports whether r lets something happen that the broader rule b
+// forbids, and says what.
+func (r *Rule) WeakerThan(b *Rule) (why string, weaker bool) {
+	if extra := r.Requirement.Channels() &^ b.Requirement.Channels(); extra != 0 {
+		return fmt.Sprintf("%s allows %s, which %s forbids", r, extra, b), true
+	}
+	if r.Requirement.Channels().Has(TLS) && r.Scope == ByRecipient && !r.IsAddress() && r.TLS.Level < b.TLS.Level && b.TLS.Level > LevelEncrypt {
+		return fmt.Sprintf("%s has TLS level %s, below the %s of %s", r, max(r.TLS.Level, LevelEncrypt), b.TLS.Level, b), true
+	}
+	return "", false
+}
+
+// PostfixPolicy returns the right-hand side of smtp_tls_policy_maps for p at
+// level atLeast or above, such as "secure match=.bank.example ciphers=high".
+func (p TLSParams) PostfixPolicy(atLeast Level) string {
+	level := max(p.Level, atLeast)
+	var b strings.Builder
+	b.WriteString(level.String())
+	add := func(name, value string) {
+		if value != "" {
+			b.WriteByte(' ')
+			b.WriteString(name)
+			b.WriteByte('=')
+			b.WriteString(value)
+		}
+	}
+	if level >= LevelVerify {
+		add("match", strings.Join(p.Match, ":"))
+	}
+	add("protocols", p.Protocols)
+	add("ciphers", p.Ciphers)
+	add("servername", p.Servername)
+	return b.String()
+}
