@@ -1,0 +1,95 @@
+package sql
+
+import (
+	"context"
+	dbsql "database/sql"
+	"fmt"
+	"time"
+
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/tlsmap/probe"
+)
+
+var _ probe.Store = (*DB)(nil)
+
+// LoadPostures calls each with everything that is known of destinations, sorted
+// by destination, until that fails. What can't be read any more, such as a state
+// of a version to come, is left out and logged: it is looked up anew.
+func (db *DB) LoadPostures(ctx context.Context, each func(probe.Record) error) error {
+	rows, err := db.r.QueryContext(ctx, `SELECT dest, state, checked_at, worked_at, lost_at, expires_at, failures, result
+		FROM posture ORDER BY dest`)
+	if err != nil {
+		return fmt.Errorf("read postures: %w", db.explain(err))
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			r                              probe.Record
+			state                          string
+			checked, worked, lost, expires dbsql.NullInt64
+		)
+		if err := rows.Scan(&r.Dest, &state, &checked, &worked, &lost, &expires, &r.Failures, &r.Result); err != nil {
+			return fmt.Errorf("read postures: %w", db.explain(err))
+		}
+		r.State, err = policy.ParseState(state)
+		if err != nil {
+			db.log.Warn("posture left out", "dest", r.Dest, "error", err)
+			continue
+		}
+		r.Checked, r.Worked, r.Lost, r.Expires = fromMicros(checked), fromMicros(worked), fromMicros(lost), fromMicros(expires)
+		if err := each(r); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read postures: %w", db.explain(err))
+	}
+	return nil
+}
+
+// SavePosture keeps r in the place of what was known of its destination.
+func (db *DB) SavePosture(ctx context.Context, r probe.Record) error {
+	return db.SavePostures(ctx, []probe.Record{r})
+}
+
+// SavePostures is SavePosture for many, all or none.
+func (db *DB) SavePostures(ctx context.Context, records []probe.Record) error {
+	if len(records) == 0 {
+		return nil
+	}
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		save, err := tx.PrepareContext(ctx, `INSERT INTO posture (dest, state, checked_at, worked_at, lost_at, expires_at, failures, result)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+			ON CONFLICT (dest) DO UPDATE SET state = excluded.state, checked_at = excluded.checked_at,
+			worked_at = excluded.worked_at, lost_at = excluded.lost_at, expires_at = excluded.expires_at,
+			failures = excluded.failures, result = excluded.result`)
+		if err != nil {
+			return fmt.Errorf("write a posture: %w", err)
+		}
+		defer save.Close()
+		for _, r := range records {
+			result := r.Result
+			if result == nil {
+				result = []byte{}
+			}
+			_, err := save.ExecContext(ctx, r.Dest, r.State.String(), micros(r.Checked), micros(r.Worked),
+				micros(r.Lost), micros(r.Expires), r.Failures, result)
+			if err != nil {
+				return fmt.Errorf("write the posture of %s: %w", r.Dest, err)
+			}
+		}
+		return nil
+	})
+}
+
+// DeletePostures forgets the destinations that were last looked at before that
+// time, or never.
+func (db *DB) DeletePostures(ctx context.Context, before time.Time) error {
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM posture WHERE checked_at IS NULL OR checked_at < ?`, micros(before))
+		if err != nil {
+			return fmt.Errorf("delete postures: %w", err)
+		}
+		return nil
+	})
+}

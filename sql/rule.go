@@ -1,0 +1,350 @@
+package sql
+
+import (
+	"context"
+	dbsql "database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+var (
+	// ErrExists reports a rule for the same pattern of the same scope.
+	ErrExists = errors.New("there is a rule already")
+	// ErrNotFound reports that there is no such rule.
+	ErrNotFound = errors.New("there is no such rule")
+)
+
+// ChangeOptions are what a change of rules is checked with.
+type ChangeOptions struct {
+	// Delimiters is Postfix's recipient_delimiter: it says which rules an
+	// address with an extension falls under.
+	Delimiters policy.Delimiters
+}
+
+// RuleError reports a rule that can't be kept. Index is its place among those
+// that were to be imported.
+type RuleError struct {
+	Index int
+	Rule  *policy.Rule
+	Err   error
+}
+
+func (e *RuleError) Error() string {
+	return fmt.Sprintf("%s rule %s: %v", e.Rule.Scope, e.Rule.Pattern, e.Err)
+}
+
+func (e *RuleError) Unwrap() error { return e.Err }
+
+// WeakeningError reports that a change would leave rules that are weaker than
+// the broader rules they fall under, without being marked so. Nothing was
+// changed.
+type WeakeningError struct{ Weakenings []policy.Weakening }
+
+func (e *WeakeningError) Error() string {
+	const most = 10
+	var b strings.Builder
+	b.WriteString("this would weaken a broader rule: ")
+	for i, w := range e.Weakenings {
+		if i == most {
+			fmt.Fprintf(&b, "; and %d more", len(e.Weakenings)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString("; ")
+		}
+		b.WriteString(w.Why)
+	}
+	b.WriteString(". If that is meant, add or set the weaker rule with --weaken --note WHY")
+	return b.String()
+}
+
+// key is what a rule is found by.
+type key struct {
+	scope   policy.Scope
+	pattern string
+}
+
+func keyOf(r *policy.Rule) key { return key{r.Scope, r.Pattern} }
+
+// change is what a plan does to the rules.
+type change struct {
+	remove []key
+	set    []*policy.Rule // new ones, or in the place of those with the same key
+}
+
+// Rules returns all rules, sorted by scope and pattern, and their version.
+func (db *DB) Rules(ctx context.Context) (rules []*policy.Rule, version int64, err error) {
+	tx, err := db.r.BeginTx(ctx, nil) // rules and version of the same moment
+	if err != nil {
+		return nil, 0, db.explain(err)
+	}
+	defer tx.Rollback()
+	rules, version, err = loadRules(ctx, tx)
+	return rules, version, db.explain(err)
+}
+
+// RulesVersion returns the version of the rules, which grows with every change.
+func (db *DB) RulesVersion(ctx context.Context) (int64, error) {
+	v, err := rulesVersion(ctx, db.r)
+	return v, db.explain(err)
+}
+
+// querier is a connection pool, one of its connections or a transaction.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*dbsql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *dbsql.Row
+}
+
+func rulesVersion(ctx context.Context, q querier) (v int64, err error) {
+	if err := q.QueryRowContext(ctx, `SELECT value FROM meta WHERE name = 'rules_version'`).Scan(&v); err != nil {
+		return 0, fmt.Errorf("version of the rules: %w", err)
+	}
+	return v, nil
+}
+
+func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
+	version, err := rulesVersion(ctx, q)
+	if err != nil {
+		return nil, 0, err
+	}
+	rows, err := q.QueryContext(ctx, `SELECT id, scope, pattern, requirement, level, match_names, protocols,
+		ciphers, servername, nexthop, verify, mode, weaken, note, until_at, created_at
+		FROM rule ORDER BY scope, pattern`)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read the rules: %w", err)
+	}
+	defer rows.Close()
+	var rules []*policy.Rule
+	for rows.Next() {
+		r, err := scanRule(rows)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read the rules: %w", err)
+		}
+		rules = append(rules, r)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, 0, fmt.Errorf("read the rules: %w", err)
+	}
+	return rules, version, nil
+}
+
+// scanRule fails on any word it does not know: an unreadable rule is never read
+// as a weaker one.
+func scanRule(rows *dbsql.Rows) (*policy.Rule, error) {
+	var (
+		r                         policy.Rule
+		scope, requirement, level dbsql.RawBytes
+		match                     string
+		weaken                    int64
+		until, created            dbsql.NullInt64
+	)
+	err := rows.Scan(&r.ID, &scope, &r.Pattern, &requirement, &level, &match, &r.TLS.Protocols,
+		&r.TLS.Ciphers, &r.TLS.Servername, &r.Nexthop, &r.Verify, &r.Mode, &weaken, &r.Note, &until, &created)
+	if err != nil {
+		return nil, err
+	}
+	var errs [3]error
+	r.Scope, errs[0] = policy.ParseScope(string(scope))
+	r.Requirement, errs[1] = policy.ParseRequirement(string(requirement))
+	if len(level) > 0 {
+		r.TLS.Level, errs[2] = policy.ParseLevel(string(level))
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("rule %d (%s): %w", r.ID, r.Pattern, err)
+	}
+	if match != "" {
+		r.TLS.Match = strings.Split(match, ":")
+	}
+	r.Weaken = weaken != 0
+	r.Until, r.Created = fromMicros(until), fromMicros(created)
+	return &r, nil
+}
+
+// AddRule adds a rule; ErrExists if there is one for its pattern. Its ID is not
+// looked at; Created is now where it is zero.
+func (db *DB) AddRule(ctx context.Context, r *policy.Rule, o ChangeOptions) error {
+	return db.ImportRules(ctx, []*policy.Rule{r}, false, o)
+}
+
+// SetRule replaces the whole rule of r's pattern, Created aside; ErrNotFound if
+// there is none.
+func (db *DB) SetRule(ctx context.Context, r *policy.Rule, o ChangeOptions) error {
+	return db.change(ctx, o, func(have map[key]*policy.Rule) (change, error) {
+		if have[keyOf(r)] == nil {
+			return change{}, fmt.Errorf("%s rule %s: %w: use add to make one", r.Scope, r.Pattern, ErrNotFound)
+		}
+		return change{set: []*policy.Rule{r}}, nil
+	})
+}
+
+// RemoveRule removes a rule. removed is false if there is none. It fails with a
+// *WeakeningError where the rule stood between a broader and a weaker one.
+func (db *DB) RemoveRule(ctx context.Context, scope policy.Scope, pattern string, o ChangeOptions) (removed bool, err error) {
+	err = db.change(ctx, o, func(have map[key]*policy.Rule) (c change, err error) {
+		k := key{scope, pattern}
+		if removed = have[k] != nil; removed {
+			c.remove = []key{k}
+		}
+		return c, nil
+	})
+	return removed && err == nil, err
+}
+
+// ImportRules adds rules, all or none. A pattern that has a rule already is
+// ErrExists, or where replace is set has its rule replaced; other rules stay. A
+// pattern that comes twice is an error. Errors about one rule are *RuleError.
+func (db *DB) ImportRules(ctx context.Context, rules []*policy.Rule, replace bool, o ChangeOptions) error {
+	return db.change(ctx, o, func(have map[key]*policy.Rule) (change, error) {
+		seen := make(map[key]bool, len(rules))
+		for i, r := range rules {
+			k := keyOf(r)
+			if seen[k] {
+				return change{}, &RuleError{i, r, errors.New("comes twice")}
+			}
+			seen[k] = true
+			if !replace && have[k] != nil {
+				return change{}, &RuleError{i, r, fmt.Errorf("%w (%s): use set to change it", ErrExists, have[k].Requirement)}
+			}
+		}
+		return change{set: rules}, nil
+	})
+}
+
+// change carries out a plan if the rules that come of it are sound. The check is
+// made before the write lock is taken, since with a million rules it takes
+// seconds, and once more under it where the rules were changed meanwhile.
+func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[key]*policy.Rule) (change, error)) error {
+	rules, version, err := db.Rules(ctx)
+	if err != nil {
+		return err
+	}
+	c, checkErr := check(rules, o, plan)
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		now, err := rulesVersion(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if now != version {
+			if rules, _, err = loadRules(ctx, tx); err != nil {
+				return err
+			}
+			c, checkErr = check(rules, o, plan)
+		}
+		if checkErr != nil || len(c.remove)+len(c.set) == 0 {
+			return checkErr
+		}
+		return db.apply(ctx, tx, c)
+	})
+}
+
+// check returns what plan does to rules, if it leaves them valid and no rule
+// weaker than a broader one that was not so before.
+func check(rules []*policy.Rule, o ChangeOptions, plan func(have map[key]*policy.Rule) (change, error)) (change, error) {
+	have := make(map[key]*policy.Rule, len(rules))
+	for _, r := range rules {
+		have[keyOf(r)] = r
+	}
+	c, err := plan(have)
+	if err != nil {
+		return change{}, err
+	}
+	for i, r := range c.set {
+		err := r.Validate()
+		if err == nil && r.Scope == policy.ByContent {
+			err = errors.New("subject patterns are a setting (--secure-subject), not rules")
+		}
+		if err != nil {
+			return change{}, &RuleError{i, r, err}
+		}
+	}
+	before, err := policy.NewSnapshot(0, rules, o.Delimiters)
+	if err != nil {
+		return change{}, fmt.Errorf("the rules in the database are damaged: %w", err)
+	}
+	gone := make(map[key]bool, len(c.remove)+len(c.set))
+	for _, k := range c.remove {
+		gone[k] = true
+	}
+	for _, r := range c.set {
+		gone[keyOf(r)] = true
+	}
+	left := make([]*policy.Rule, 0, len(rules)+len(c.set))
+	for _, r := range rules {
+		if !gone[keyOf(r)] {
+			left = append(left, r)
+		}
+	}
+	after, err := policy.NewSnapshot(0, append(left, c.set...), o.Delimiters)
+	if err != nil {
+		return change{}, err
+	}
+	if made := newWeakenings(before, after); len(made) > 0 {
+		return change{}, &WeakeningError{made}
+	}
+	return c, nil
+}
+
+// newWeakenings returns those of after that before does not have, to the word:
+// a change to either rule makes it new.
+func newWeakenings(before, after *policy.Snapshot) []policy.Weakening {
+	now := after.Weakenings()
+	if len(now) == 0 {
+		return nil
+	}
+	type id struct {
+		rule, broader key
+		why           string
+	}
+	idOf := func(w policy.Weakening) id { return id{keyOf(w.Rule), keyOf(w.Broader), w.Why} }
+	old := make(map[id]bool)
+	for _, w := range before.Weakenings() {
+		old[idOf(w)] = true
+	}
+	var made []policy.Weakening
+	for _, w := range now {
+		if !old[idOf(w)] {
+			made = append(made, w)
+		}
+	}
+	return made
+}
+
+func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
+	for _, k := range c.remove {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM rule WHERE scope = ? AND pattern = ?`, k.scope.String(), k.pattern); err != nil {
+			return fmt.Errorf("remove %s rule %s: %w", k.scope, k.pattern, err)
+		}
+	}
+	set, err := tx.PrepareContext(ctx, `INSERT INTO rule (scope, pattern, requirement, level, match_names, protocols,
+		ciphers, servername, nexthop, verify, mode, weaken, note, until_at, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT (scope, pattern) DO UPDATE SET requirement = excluded.requirement, level = excluded.level,
+		match_names = excluded.match_names, protocols = excluded.protocols, ciphers = excluded.ciphers,
+		servername = excluded.servername, nexthop = excluded.nexthop, verify = excluded.verify, mode = excluded.mode,
+		weaken = excluded.weaken, note = excluded.note, until_at = excluded.until_at`)
+	if err != nil {
+		return fmt.Errorf("write a rule: %w", err)
+	}
+	defer set.Close()
+	for _, r := range c.set {
+		created := r.Created
+		if created.IsZero() {
+			created = db.now()
+		}
+		weaken := 0
+		if r.Weaken {
+			weaken = 1
+		}
+		_, err := set.ExecContext(ctx, r.Scope.String(), r.Pattern, r.Requirement.String(), r.TLS.Level.String(),
+			strings.Join(r.TLS.Match, ":"), r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop,
+			r.Verify, r.Mode, weaken, r.Note, micros(r.Until), micros(created))
+		if err != nil {
+			return fmt.Errorf("write %s: %w", r, err)
+		}
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE meta SET value = value + 1 WHERE name = 'rules_version'`)
+	return err
+}
