@@ -1,0 +1,31 @@
+// Postseal sees to it that mail which must be encrypted leaves a Postfix server
+// over TLS or not in plaintext at all: where the destination has no TLS, the
+// message is sealed here and the recipient picks it up on a web page.
+//
+// serve.go wires the servers together and is the place to start reading; the
+// way of a mail is told by the comments of the packages policyd/policy, policyd,
+// tlsmap, tlsmap/probe, escrow/intake, escrow, escrow/notify and escrow/portal,
+// in this order.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	go func() { // a second signal ends the program at once
+		<-ctx.Done()
+		stop()
+	}()
+	app := newApp(os.Stdin, os.Stdout, os.Stderr)
+	if err := app.RunContext(ctx, moveFlags(app, os.Args)); err != nil {
+		fmt.Fprintln(os.Stderr, "postseal:", err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,554 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
+)
+
+func domainCommand() *cli.Command {
+	return noun("domain", "rules for recipient domains and addresses", ruleVerbs(policy.ByRecipient)...)
+}
+
+func senderCommand() *cli.Command {
+	return noun("sender", "rules for sender addresses, @domains and SASL logins (--login)", ruleVerbs(policy.BySender)...)
+}
+
+func ruleVerbs(scope policy.Scope) []*cli.Command {
+	store := settingFlags(storeSettings...)
+	var login []cli.Flag
+	what := "DOMAIN|.PARENT|ADDRESS|*"
+	if scope == policy.BySender {
+		login = []cli.Flag{&cli.StringFlag{Name: "login", Usage: "the rule is for this SASL `LOGIN`, or @REALM"}}
+		what = "ADDRESS|@DOMAIN|@.PARENT|*"
+	}
+	form := []cli.Flag{
+		&cli.StringFlag{Name: "require", Usage: "`REQUIREMENT`: none, tls, encryption or escrow"},
+		&cli.StringFlag{Name: "verify", Usage: "how recipients prove who they are: code or passphrase"},
+		&cli.StringFlag{Name: "mode", Usage: "recoverable (a lost notice can be sent anew) or sealed"},
+		&cli.StringFlag{Name: "until", Usage: "last `DATE` of the rule: 2026-12-31, or a time as in RFC 3339"},
+		&cli.StringFlag{Name: "note", Usage: "why there is this rule"},
+		&cli.BoolFlag{Name: "weaken", Usage: "the rule is weaker than a broader one, on purpose; wants --note"},
+	}
+	if scope == policy.ByRecipient {
+		form = append(form,
+			&cli.StringFlag{Name: "level", Usage: "TLS level: may, encrypt, verify or secure"},
+			&cli.StringSliceFlag{Name: "match", Usage: "`NAME` that the certificate must have, for verify and secure (repeatable)"},
+			&cli.StringFlag{Name: "protocols", Usage: "TLS versions, such as >=TLSv1.2"},
+			&cli.StringFlag{Name: "ciphers", Usage: "least cipher grade: low, medium or high"},
+			&cli.StringFlag{Name: "servername", Usage: "name sent in the handshake (SNI): hostname, nexthop or a name"},
+			&cli.StringFlag{Name: "nexthop", Usage: "send to this `[HOST]:PORT` or domain instead of the MX"},
+		)
+	}
+	list := func(c *cli.Context) error { return listRules(c, scope) }
+	return []*cli.Command{
+		verb("add", what, "add a rule", with(form, login, store), func(c *cli.Context) error { return putRule(c, scope, false) }),
+		verb("set", what, "change a rule: what is not named stays", with(form, login, store), func(c *cli.Context) error { return putRule(c, scope, true) }),
+		verb("list", "", "list the rules", with([]cli.Flag{jsonFlag()}, store), list),
+		verb("show", what, "show one rule", with([]cli.Flag{jsonFlag()}, login, store), func(c *cli.Context) error { return showRule(c, scope) }),
+		verb("remove", what, "remove a rule", with(login, store), func(c *cli.Context) error { return removeRule(c, scope) }),
+		verb("import", "FILE|-", "add rules from CSV: pattern,requirement[,level[,match[,note]]]; all or nothing", store, func(c *cli.Context) error { return importRules(c, scope) }),
+		verb("export", "", "write the rules as CSV, for import", store, func(c *cli.Context) error { return exportRules(c, scope) }),
+	}
+}
+
+// openStore loads the settings and opens the database as the user it belongs
+// to.
+func openStore(c *cli.Context) (*config, *sql.DB, error) {
+	cfg, err := loadSettings(c, lookupEnv)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := sql.DropToOwner(cfg.dbPath()); err != nil {
+		return nil, nil, err
+	}
+	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
+	return cfg, db, err
+}
+
+// rulePattern reads the one argument or --login and returns the rule's scope
+// and canonical pattern.
+func rulePattern(c *cli.Context, scope policy.Scope) (policy.Scope, string, error) {
+	typed := c.Args().First()
+	if scope == policy.BySender && c.IsSet("login") {
+		if err := wantArgs(c, 0, 0, "no argument beside --login"); err != nil {
+			return 0, "", err
+		}
+		scope, typed = policy.ByLogin, c.String("login")
+	} else if err := wantArgs(c, 1, 1, "one "+c.Command.ArgsUsage); err != nil {
+		return 0, "", err
+	}
+	p, err := policy.CanonicalPattern(scope, typed)
+	return scope, p, err
+}
+
+func putRule(c *cli.Context, scope policy.Scope, set bool) error {
+	scope, pattern, err := rulePattern(c, scope)
+	if err != nil {
+		return err
+	}
+	cfg, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	r := &policy.Rule{Scope: scope, Pattern: pattern, Created: time.Now()}
+	if set {
+		old, err := findRule(c.Context, db, scope, pattern)
+		if err != nil {
+			return err
+		}
+		copied := *old
+		r = &copied
+	} else if !c.IsSet("require") {
+		return errors.New("name a requirement: --require none, tls, encryption or escrow")
+	}
+	if err := applyFlags(c, r); err != nil {
+		return err
+	}
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	change := sql.ChangeOptions{Delimiters: delimiters(c.Context, cfg)}
+	if set {
+		err = db.SetRule(c.Context, r, change)
+	} else {
+		err = db.AddRule(c.Context, r, change)
+	}
+	if err != nil {
+		return err
+	}
+	if !set && strings.HasPrefix(pattern, ".") {
+		fmt.Fprintf(c.App.ErrWriter, "note: %s covers the subdomains alone; for the domain itself add %s too\n", pattern, pattern[1:])
+	}
+	return nil
+}
+
+func applyFlags(c *cli.Context, r *policy.Rule) error {
+	var err error
+	text := func(flag string, to *string) {
+		if c.IsSet(flag) {
+			*to = c.String(flag)
+		}
+	}
+	if c.IsSet("require") {
+		if r.Requirement, err = policy.ParseRequirement(c.String("require")); err != nil {
+			return err
+		}
+	}
+	text("verify", &r.Verify)
+	text("mode", &r.Mode)
+	text("note", &r.Note)
+	if c.IsSet("weaken") {
+		r.Weaken = c.Bool("weaken")
+	}
+	if c.IsSet("until") {
+		if r.Until, err = parseUntil(c.String("until")); err != nil {
+			return err
+		}
+		if !r.Until.IsZero() && !r.Until.After(time.Now()) {
+			return fmt.Errorf("--until %s is in the past", c.String("until"))
+		}
+	}
+	if r.Scope != policy.ByRecipient {
+		return nil
+	}
+	if c.IsSet("level") {
+		if r.TLS.Level, err = policy.ParseLevel(c.String("level")); err != nil {
+			return err
+		}
+	}
+	if c.IsSet("match") {
+		r.TLS.Match = nil
+		for _, m := range c.StringSlice("match") {
+			for name := range strings.SplitSeq(m, ":") {
+				r.TLS.Match = append(r.TLS.Match, matchName(name))
+			}
+		}
+	}
+	text("protocols", &r.TLS.Protocols)
+	text("ciphers", &r.TLS.Ciphers)
+	text("servername", &r.TLS.Servername)
+	text("nexthop", &r.Nexthop)
+	return nil
+}
+
+// matchName brings a certificate name into the form in which names are
+// compared.
+func matchName(n string) string {
+	n = strings.TrimSpace(n)
+	if rest, ok := strings.CutPrefix(n, "."); ok {
+		return "." + policy.CanonicalDomain(rest)
+	}
+	return policy.CanonicalDomain(n)
+}
+
+// parseUntil reads the end of a rule: a day, which it outlasts (UTC), a time,
+// or "" for none.
+func parseUntil(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.Parse(time.DateOnly, s); err == nil {
+		return d.AddDate(0, 0, 1), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("--until %q: want a day like 2026-12-31 or a time like 2026-12-31T18:00:00Z", s)
+	}
+	return t, nil
+}
+
+func findRule(ctx context.Context, db *sql.DB, scope policy.Scope, pattern string) (*policy.Rule, error) {
+	rules, _, err := db.Rules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range rules {
+		if r.Scope == scope && r.Pattern == pattern {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("there is no %s rule for %s", scope, pattern)
+}
+
+// listedRule is a rule as --json prints it.
+type listedRule struct {
+	Scope       policy.Scope       `json:"scope"`
+	Pattern     string             `json:"pattern"`
+	Requirement policy.Requirement `json:"requirement"`
+	Level       string             `json:"level,omitempty"`
+	Match       []string           `json:"match,omitempty"`
+	Protocols   string             `json:"protocols,omitempty"`
+	Ciphers     string             `json:"ciphers,omitempty"`
+	Servername  string             `json:"servername,omitempty"`
+	Nexthop     string             `json:"nexthop,omitempty"`
+	Verify      string             `json:"verify,omitempty"`
+	Mode        string             `json:"mode,omitempty"`
+	Weaker      bool               `json:"weaker,omitempty"`
+	WeakerThan  string             `json:"weaker_than,omitempty"`
+	Note        string             `json:"note,omitempty"`
+	Until       string             `json:"until,omitempty"`
+	Expired     bool               `json:"expired,omitempty"`
+	Created     string             `json:"created"`
+}
+
+func listed(r *policy.Rule, s *policy.Snapshot, now time.Time) listedRule {
+	l := listedRule{
+		Scope: r.Scope, Pattern: r.Pattern, Requirement: r.Requirement, Level: r.TLS.Level.String(), Match: r.TLS.Match,
+		Protocols: r.TLS.Protocols, Ciphers: r.TLS.Ciphers, Servername: r.TLS.Servername, Nexthop: r.Nexthop,
+		Verify: r.Verify, Mode: r.Mode, Weaker: r.Weaken, Note: r.Note, Expired: !r.Active(now),
+		Created: r.Created.UTC().Format(time.RFC3339),
+	}
+	if !r.Until.IsZero() {
+		l.Until = r.Until.UTC().Format(time.RFC3339)
+	}
+	if b := s.Broader(r); b != nil {
+		if _, weaker := r.WeakerThan(b); weaker {
+			l.WeakerThan = b.String()
+		}
+	}
+	return l
+}
+
+// listedScopes are the scopes that a noun lists.
+func listedScopes(scope policy.Scope) []policy.Scope {
+	if scope == policy.BySender {
+		return []policy.Scope{policy.BySender, policy.ByLogin}
+	}
+	return []policy.Scope{scope}
+}
+
+func readListed(c *cli.Context, db *sql.DB, cfg *config, scope policy.Scope) ([]listedRule, error) {
+	rules, version, err := db.Rules(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	s, err := policy.NewSnapshot(version, rules, delimiters(c.Context, cfg))
+	if err != nil {
+		return nil, err
+	}
+	all := []listedRule{}
+	for _, sc := range listedScopes(scope) {
+		for _, r := range rules {
+			if r.Scope == sc {
+				all = append(all, listed(r, s, time.Now()))
+			}
+		}
+	}
+	return all, nil
+}
+
+func listRules(c *cli.Context, scope policy.Scope) error {
+	if err := wantArgs(c, 0, 0, "no argument"); err != nil {
+		return err
+	}
+	cfg, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	all, err := readListed(c, db, cfg, scope)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c, all)
+	}
+	return printRules(c.App.Writer, all)
+}
+
+func printRules(out io.Writer, all []listedRule) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "SCOPE\tPATTERN\tREQUIRES\tTLS\tUNTIL\tNOTE")
+	for _, l := range all {
+		tls := strings.TrimSpace(l.Level + " " + strings.Join(l.Match, ":"))
+		if l.Nexthop != "" {
+			tls = strings.TrimSpace(tls + " via " + l.Nexthop)
+		}
+		note := l.Note
+		if l.WeakerThan != "" {
+			note = strings.TrimSpace("WEAKER than " + l.WeakerThan + ". " + note)
+		}
+		until := l.Until
+		if l.Expired {
+			until += " (over)"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Scope, l.Pattern, l.Requirement, tls, until, note)
+	}
+	return w.Flush()
+}
+
+func showRule(c *cli.Context, scope policy.Scope) error {
+	ruleScope, pattern, err := rulePattern(c, scope)
+	if err != nil {
+		return err
+	}
+	cfg, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	all, err := readListed(c, db, cfg, scope)
+	if err != nil {
+		return err
+	}
+	for _, l := range all {
+		if l.Scope == ruleScope && l.Pattern == pattern {
+			if c.Bool("json") {
+				return printJSON(c, l)
+			}
+			return printRules(c.App.Writer, []listedRule{l})
+		}
+	}
+	return fmt.Errorf("there is no %s rule for %s", ruleScope, pattern)
+}
+
+func removeRule(c *cli.Context, scope policy.Scope) error {
+	scope, pattern, err := rulePattern(c, scope)
+	if err != nil {
+		return err
+	}
+	cfg, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	removed, err := db.RemoveRule(c.Context, scope, pattern, sql.ChangeOptions{Delimiters: delimiters(c.Context, cfg)})
+	if err == nil && !removed {
+		err = fmt.Errorf("there is no %s rule for %s", scope, pattern)
+	}
+	return err
+}
+
+// csvColumns are the columns of an export. An import without a header line has
+// the first five.
+var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken"}
+
+func importRules(c *cli.Context, scope policy.Scope) error {
+	if err := wantArgs(c, 1, 1, "one CSV file, or - for standard input"); err != nil {
+		return err
+	}
+	name := c.Args().First()
+	in := c.App.Reader
+	if name != "-" {
+		f, err := os.Open(name) // before the drop of rights: the file is the caller's
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		in = f
+	}
+	rules, err := readCSV(in, scope)
+	if err != nil {
+		return fmt.Errorf("%s: nothing was imported:\n%w", name, err)
+	}
+	cfg, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := db.ImportRules(c.Context, rules, sql.ChangeOptions{Delimiters: delimiters(c.Context, cfg)}); err != nil {
+		return fmt.Errorf("nothing was imported: %w", err)
+	}
+	fmt.Fprintf(c.App.Writer, "%d rules imported\n", len(rules))
+	return nil
+}
+
+// maxCSVErrors bounds what a person has to read.
+const maxCSVErrors = 20
+
+// readCSV reads rules, and on errors returns all of them (the first 20), each
+// with its line.
+func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
+	br := bufio.NewReader(in)
+	if bom, _ := br.Peek(3); string(bom) == "\xef\xbb\xbf" {
+		br.Discard(3)
+	}
+	r := csv.NewReader(br)
+	r.FieldsPerRecord = -1
+	r.Comment = '#'
+	r.TrimLeadingSpace = true
+	columns := csvColumns[:5]
+	var rules []*policy.Rule
+	var bad []error
+	seen := map[string]int{}
+	for first := true; ; first = false {
+		rec, err := r.Read()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			bad = append(bad, err)
+			break
+		}
+		line, _ := r.FieldPos(0)
+		if first && rec[0] == "pattern" {
+			columns = rec
+			continue
+		}
+		rule, err := csvRule(rec, columns, scope)
+		if err == nil {
+			key := rule.Scope.String() + " " + rule.Pattern
+			if prev, twice := seen[key]; twice {
+				err = fmt.Errorf("%s stands in line %d already", rule.Pattern, prev)
+			}
+			seen[key] = line
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("line %d: %w", line, err))
+			if len(bad) == maxCSVErrors {
+				bad = append(bad, errors.New("and perhaps more"))
+				break
+			}
+			continue
+		}
+		rules = append(rules, rule)
+	}
+	if bad != nil {
+		return nil, errors.Join(bad...)
+	}
+	if rules == nil {
+		return nil, errors.New("the file holds no rules")
+	}
+	return rules, nil
+}
+
+func csvRule(rec, columns []string, scope policy.Scope) (*policy.Rule, error) {
+	if len(rec) > len(columns) {
+		return nil, fmt.Errorf("%d fields, want at most %d: %s", len(rec), len(columns), strings.Join(columns, ","))
+	}
+	field := map[string]string{}
+	for i, v := range rec {
+		field[columns[i]] = strings.TrimSpace(v)
+	}
+	r := &policy.Rule{Scope: scope, Created: time.Now()}
+	var err error
+	if w := field["scope"]; w != "" {
+		if r.Scope, err = policy.ParseScope(w); err != nil {
+			return nil, err
+		}
+		if !contains(listedScopes(scope), r.Scope) {
+			return nil, fmt.Errorf("a %s rule does not belong here", r.Scope)
+		}
+	}
+	if r.Pattern, err = policy.CanonicalPattern(r.Scope, field["pattern"]); err != nil {
+		return nil, err
+	}
+	if field["requirement"] == "" {
+		return nil, errors.New("want pattern,requirement[,level[,match[,note]]]")
+	}
+	if r.Requirement, err = policy.ParseRequirement(field["requirement"]); err != nil {
+		return nil, err
+	}
+	if r.TLS.Level, err = policy.ParseLevel(field["level"]); err != nil {
+		return nil, err
+	}
+	for m := range strings.FieldsFuncSeq(field["match"], func(c rune) bool { return c == ':' || c == ' ' }) {
+		r.TLS.Match = append(r.TLS.Match, matchName(m))
+	}
+	if r.Until, err = parseUntil(field["until"]); err != nil {
+		return nil, err
+	}
+	r.Note, r.Nexthop, r.Verify, r.Mode = field["note"], field["nexthop"], field["verify"], field["mode"]
+	r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername = field["protocols"], field["ciphers"], field["servername"]
+	r.Weaken = field["weaken"] == "yes"
+	return r, r.Validate()
+}
+
+func contains(list []policy.Scope, s policy.Scope) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+func exportRules(c *cli.Context, scope policy.Scope) error {
+	if err := wantArgs(c, 0, 0, "no argument"); err != nil {
+		return err
+	}
+	_, db, err := openStore(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	rules, _, err := db.Rules(c.Context)
+	if err != nil {
+		return err
+	}
+	w := csv.NewWriter(c.App.Writer)
+	w.Write(csvColumns)
+	for _, r := range rules {
+		if !contains(listedScopes(scope), r.Scope) {
+			continue
+		}
+		pattern, until, weaken := r.Pattern, "", ""
+		if r.Scope == policy.BySender && pattern != "*" && pattern != "<>" && !strings.Contains(pattern, "@") {
+			pattern = "@" + pattern
+		}
+		if !r.Until.IsZero() {
+			until = r.Until.UTC().Format(time.RFC3339)
+		}
+		if r.Weaken {
+			weaken = "yes"
+		}
+		w.Write([]string{pattern, r.Requirement.String(), r.TLS.Level.String(), strings.Join(r.TLS.Match, ":"), r.Note, r.Scope.String(),
+			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, weaken})
+	}
+	w.Flush()
+	return w.Error()
+}

@@ -1,0 +1,344 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/BurntSushi/toml"
+	"github.com/urfave/cli/v2"
+)
+
+// defaultConfig is read where it exists and --config does not name another.
+const defaultConfig = "/etc/postseal/postseal.toml"
+
+// setting is one setting: a flag, an environment variable and a key of the TOML
+// file, all of one name.
+type setting struct {
+	name  string
+	usage string
+	value string // default
+	many  bool   // repeatable; a list in TOML
+	check func(string) error
+}
+
+func (s setting) env() string {
+	return "POSTSEAL_" + strings.ToUpper(strings.ReplaceAll(s.name, "-", "_"))
+}
+
+// settings lists every setting, its default stated once.
+func settings() []setting {
+	return []setting{
+		{name: "db", usage: "the database, `sqlite:PATH`", value: "sqlite:/var/lib/postseal/postseal.db", check: checkDSN},
+		{name: "key-file", usage: "the server's keys, made by postseal key new", value: "/etc/postseal/postseal.key"},
+		{name: "policy-listen", usage: "policy delegation for smtpd", value: "127.0.0.1:8641", check: checkListen},
+		{name: "map-listen", usage: "socketmap for trivial-rewrite and smtp", value: "127.0.0.1:8642", check: checkListen},
+		{name: "lmtp-listen", usage: "LMTP: splitter and escrow, requirement encryption", value: "127.0.0.1:8643", check: checkListen},
+		{name: "lmtp-escrow-listen", usage: "LMTP: the same, requirement escrow", value: "127.0.0.1:8647", check: checkListen},
+		{name: "lmtp-tls-listen", usage: "LMTP: the same, requirement tls", value: "127.0.0.1:8648", check: checkListen},
+		{name: "lmtp-decide-listen", usage: "LMTP: the same, adding no requirement", value: "127.0.0.1:8649", check: checkListen},
+		{name: "fallback-listen", usage: "SMTP: where mandatory TLS has failed (TCP only)", value: "127.0.0.1:8644", check: checkTCP},
+		{name: "portal-listen", usage: "HTTP(S): the pickup portal", value: "127.0.0.1:8645", check: checkListen},
+		{name: "portal-url", usage: "how recipients reach the portal", value: "http://localhost:8645", check: checkURL},
+		{name: "portal-cert", usage: "certificate chain of the portal (PEM)"},
+		{name: "portal-key", usage: "private key of the portal (PEM)"},
+		{name: "admin-listen", usage: "HTTP: health and metrics", value: "127.0.0.1:8646", check: checkListen},
+		{name: "reinject-plain", usage: "Postfix smtpd that takes mail back: nothing required", value: "127.0.0.1:8651", check: checkTCP},
+		{name: "reinject-secure", usage: "Postfix smtpd that takes mail back: must be encrypted", value: "127.0.0.1:8652", check: checkTCP},
+		{name: "reinject-forced", usage: "Postfix smtpd that takes mail back: forced TLS", value: "127.0.0.1:8654", check: checkTCP},
+		{name: "notice-relay", usage: "Postfix smtpd that takes notices", value: "127.0.0.1:8653", check: checkTCP},
+		{name: "resolver", usage: "DNS resolver, `HOST:PORT` (default: /etc/resolv.conf)", many: true, check: checkTCP},
+		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true},
+		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true},
+		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
+		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkDuration},
+		{name: "max-message-size", usage: "largest message taken, in bytes or with K, M, G", value: "100M", check: checkSize},
+		{name: "tls-floor", usage: "least TLS version that counts as TLS", value: "1.2", check: checkOneOf("1.0", "1.1", "1.2", "1.3")},
+		{name: "map-dir", usage: "keep map files in this directory current, and reload Postfix"},
+		{name: "map-type", usage: "type of the map files", value: "texthash", check: checkOneOf("texthash", "lmdb", "cdb", "hash")},
+		{name: "forced-unreachable", usage: "forced TLS to a destination known to be without: queue, defer or reject", value: "queue", check: checkOneOf("queue", "defer", "reject")},
+		{name: "notice-from", usage: "sender of notices, an address of an own domain (default: postseal@ Postfix's mydomain)"},
+		{name: "postfix-config-dir", usage: "configuration directory of the Postfix at our side", value: "/etc/postfix"},
+		{name: "recipient-delimiter", usage: "Postfix's recipient_delimiter (default: asked of Postfix)"},
+		{name: "spool-dir", usage: "where messages wait, encrypted, while they are read (default: beside the database)"},
+		{name: "tls-roots", usage: "certificate authorities for checking destinations (PEM; default: the system's)"},
+		{name: "log-format", usage: "text or json", value: "text", check: checkOneOf("text", "json")},
+	}
+}
+
+// storeSettings serve every command.
+var storeSettings = []string{"db", "key-file", "postfix-config-dir", "recipient-delimiter"}
+
+// settingFlags returns the flags of the named settings, and --config. Their
+// values are read by loadSettings, which knows the other sources too.
+func settingFlags(names ...string) []cli.Flag {
+	flags := []cli.Flag{&cli.StringFlag{Name: "config", Usage: "settings `FILE` (TOML; default: " + defaultConfig + " where it exists)"}}
+	for _, s := range settings() {
+		if len(names) > 0 && !slices.Contains(names, s.name) {
+			continue
+		}
+		usage := s.usage + " [$" + s.env() + "]"
+		if s.many {
+			flags = append(flags, &cli.StringSliceFlag{Name: s.name, Usage: usage})
+			continue
+		}
+		if s.value != "" {
+			usage += " (default: " + s.value + ")"
+		}
+		flags = append(flags, &cli.StringFlag{Name: s.name, Usage: usage})
+	}
+	return flags
+}
+
+// resolved is the value of a setting and where it came from.
+type resolved struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"`
+	Source string   `json:"source"` // flag, environment, file, default
+}
+
+// config holds the settings in force.
+type config struct {
+	values map[string]resolved
+	order  []string
+}
+
+// loadSettings resolves every setting: flag, environment, TOML file, default.
+// A value that is not understood is an error that names its source.
+func loadSettings(c *cli.Context, getenv func(string) (string, bool)) (*config, error) {
+	path, explicit := c.String("config"), true
+	if path == "" {
+		path, explicit = getenv("POSTSEAL_CONFIG")
+	}
+	if path == "" {
+		path, explicit = defaultConfig, false
+	}
+	file, err := readTOML(path)
+	if errors.Is(err, fs.ErrNotExist) && !explicit {
+		file, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("settings file %s: %w", path, err)
+	}
+	cfg := &config{values: make(map[string]resolved)}
+	for _, s := range settings() {
+		r := resolved{Name: s.name, Source: "default"}
+		if s.value != "" {
+			r.Values = []string{s.value}
+		}
+		if v, ok := file[s.name]; ok {
+			r.Values, r.Source = v, "file "+path
+			if !s.many && len(v) != 1 {
+				return nil, fmt.Errorf("settings file %s: %s wants one value, not a list", path, s.name)
+			}
+		}
+		delete(file, s.name)
+		if v, ok := getenv(s.env()); ok {
+			r.Values, r.Source = []string{v}, "environment "+s.env()
+			if s.many {
+				r.Values = strings.Fields(v)
+				if s.name == "secure-subject" {
+					r.Values = strings.Split(v, "\n")
+				}
+			}
+		}
+		if defines(c, s.name) && c.IsSet(s.name) {
+			r.Source = "flag --" + s.name
+			if s.many {
+				r.Values = c.StringSlice(s.name)
+			} else {
+				r.Values = []string{c.String(s.name)}
+			}
+		}
+		if s.check != nil {
+			for _, v := range r.Values {
+				if err := s.check(v); err != nil {
+					return nil, fmt.Errorf("%s (from %s): %w", s.name, r.Source, err)
+				}
+			}
+		}
+		cfg.values[s.name] = r
+		cfg.order = append(cfg.order, s.name)
+	}
+	for unknown := range file {
+		return nil, fmt.Errorf("settings file %s: unknown setting %q; postseal config lists them all", path, unknown)
+	}
+	return cfg, nil
+}
+
+func defines(c *cli.Context, name string) bool {
+	for _, f := range c.Command.Flags {
+		if slices.Contains(f.Names(), name) {
+			return true
+		}
+	}
+	return false
+}
+
+func readTOML(path string) (map[string][]string, error) {
+	var raw map[string]any
+	if _, err := toml.DecodeFile(path, &raw); err != nil {
+		return nil, err
+	}
+	m := make(map[string][]string, len(raw))
+	for k, v := range raw {
+		list, ok := v.([]any)
+		if !ok {
+			list = []any{v}
+		}
+		m[k] = []string{}
+		for _, e := range list {
+			switch e := e.(type) {
+			case string:
+				m[k] = append(m[k], e)
+			case int64:
+				m[k] = append(m[k], strconv.FormatInt(e, 10))
+			case float64:
+				m[k] = append(m[k], strconv.FormatFloat(e, 'f', -1, 64))
+			default:
+				return nil, fmt.Errorf("%s: want a string, a number or a list of strings", k)
+			}
+		}
+	}
+	return m, nil
+}
+
+func (c *config) str(name string) string {
+	v := c.values[name].Values
+	if len(v) == 0 {
+		return ""
+	}
+	return v[0]
+}
+
+func (c *config) strs(name string) []string { return c.values[name].Values }
+
+func (c *config) duration(name string) time.Duration {
+	d, err := parseDuration(c.str(name))
+	if err != nil {
+		panic("unchecked duration " + name) // loadSettings has checked it
+	}
+	return d
+}
+
+func (c *config) size(name string) int64 {
+	n, err := parseSize(c.str(name))
+	if err != nil {
+		panic("unchecked size " + name)
+	}
+	return n
+}
+
+// dbPath returns the file of the SQLite database.
+func (c *config) dbPath() string { return strings.TrimPrefix(c.str("db"), "sqlite:") }
+
+func (c *config) spoolDir() string {
+	if d := c.str("spool-dir"); d != "" {
+		return d
+	}
+	return filepath.Dir(c.dbPath())
+}
+
+// parseDuration reads a duration as Go writes it, or in days: 30d, 1d12h.
+func parseDuration(s string) (time.Duration, error) {
+	days, rest, hasDays := strings.Cut(s, "d")
+	var d time.Duration
+	if hasDays {
+		n, err := strconv.ParseFloat(days, 64)
+		if err != nil || n < 0 || n > 36500 || math.IsNaN(n) {
+			return 0, fmt.Errorf("%q is not a duration: want something like 90m, 12h or 30d", s)
+		}
+		d = time.Duration(n * 24 * float64(time.Hour))
+		s = rest
+	}
+	if s != "" || !hasDays {
+		r, err := time.ParseDuration(s)
+		if err != nil || r < 0 {
+			return 0, fmt.Errorf("%q is not a duration: want something like 90m, 12h or 30d", s)
+		}
+		d += r
+	}
+	return d, nil
+}
+
+// parseSize reads a number of bytes, with K, M or G for powers of 1024.
+func parseSize(s string) (int64, error) {
+	unit := int64(1)
+	num := s
+	for suffix, u := range map[string]int64{"K": 1 << 10, "M": 1 << 20, "G": 1 << 30} {
+		if n, ok := strings.CutSuffix(strings.ToUpper(s), suffix); ok {
+			num, unit = n, u
+		}
+	}
+	n, err := strconv.ParseInt(num, 10, 64)
+	if err != nil || n <= 0 || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%q is not a size: want bytes, or a number with K, M or G", s)
+	}
+	return n * unit, nil
+}
+
+func checkDuration(s string) error { _, err := parseDuration(s); return err }
+func checkSize(s string) error     { _, err := parseSize(s); return err }
+
+func checkOneOf(words ...string) func(string) error {
+	return func(s string) error {
+		if slices.Contains(words, s) {
+			return nil
+		}
+		return fmt.Errorf("%q: want %s", s, strings.Join(words, ", "))
+	}
+}
+
+func checkDSN(s string) error {
+	if p, ok := strings.CutPrefix(s, "sqlite:"); ok && p != "" {
+		return nil
+	}
+	return fmt.Errorf("%q: want sqlite:PATH", s)
+}
+
+func checkTCP(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return fmt.Errorf("%q: want HOST:PORT", s)
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
+		return fmt.Errorf("%q: port %q is not a number up to 65535", s, port)
+	}
+	return nil
+}
+
+func checkListen(s string) error {
+	if p, ok := strings.CutPrefix(s, "unix:"); ok {
+		if p == "" {
+			return fmt.Errorf("%q: want unix:PATH", s)
+		}
+		return nil
+	}
+	if err := checkTCP(s); err != nil {
+		return fmt.Errorf("%q: want HOST:PORT or unix:PATH", s)
+	}
+	return nil
+}
+
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return fmt.Errorf("%q: want https://HOST[:PORT][/PATH]", s)
+	}
+	return nil
+}
+
+// lookupEnv is os.LookupEnv, but an empty variable counts as unset.
+func lookupEnv(name string) (string, bool) {
+	v, ok := os.LookupEnv(name)
+	return v, ok && v != ""
+}
