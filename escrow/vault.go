@@ -1,0 +1,128 @@
+package escrow
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+// DefaultLifetime is how long a message can be picked up.
+const DefaultLifetime = 30 * 24 * time.Hour
+
+// ErrNotRecoverable reports that no new link can be made: the message was
+// sealed without a way back, or is over.
+var ErrNotRecoverable = errors.New("escrow: no new link can be made for this message")
+
+// RecipientError says which recipients of a message an error is about; nothing
+// was done for any recipient. It wraps [ErrNoPassphrase] or [ErrSettled].
+type RecipientError struct {
+	Recipients []string // as they were given to Seal
+	Err        error
+}
+
+func (e *RecipientError) Error() string {
+	return fmt.Sprintf("%v: %s", e.Err, strings.Join(e.Recipients, ", "))
+}
+
+func (e *RecipientError) Unwrap() error { return e.Err }
+
+// Options of [NewVault]. Store, Keys, PortalURL and NoticeFrom are needed.
+type Options struct {
+	Store      Store
+	Keys       *Keys
+	Pins       *Pins         // told of what Seal settles; nil: nobody
+	Lifetime   time.Duration // of a message; zero: [DefaultLifetime]
+	PortalURL  string        // https://HOST[:PORT][/PATH]
+	NoticeFrom string        // of notices: "Name <addr>" or addr, of a domain whose mail returns here
+	ServerName string        // named in mails; "": the domain of NoticeFrom
+	Now        func() time.Time
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	Wake       func()                // called after mails were queued
+}
+
+// Client is who tries a code or a passphrase.
+type Client struct{ Addr netip.Addr }
+
+// Pickup is one recipient's right to one message, got with the right secret.
+type Pickup struct {
+	ItemID    string
+	Recipient string
+	Sender    string // "" for the null sender
+	Verify    string
+	Mode      string
+	State     string
+	Created   time.Time
+	Expires   time.Time
+	ReadAt    time.Time // zero: not yet
+	Locked    time.Time // no try counts before; zero: not locked. Client addresses have locks of their own
+	Size      int64     // bytes of the raw message
+
+	id         string // of the pickup
+	secret     []byte // of the link
+	secretHash []byte
+	passphrase []byte // how the passphrase is hashed, nil where none is needed
+}
+
+// Session is a device that has proved to be the recipient.
+type Session struct {
+	Expires time.Time
+	pickup  string
+	hashed  []byte // the hashed passphrase, where one is needed to unwrap
+}
+
+// Filter selects pickups. The zero Filter selects all.
+type Filter struct {
+	ItemID    string
+	Recipient string // any spelling
+	Sender    string // any spelling
+	State     string
+	Limit     int // the newest; 0: all
+}
+
+// Listed is one pickup in listings.
+type Listed struct {
+	ID        string     `json:"id"` // of the item
+	Sender    string     `json:"sender"`
+	Recipient string     `json:"recipient"`
+	State     string     `json:"state"`
+	Created   time.Time  `json:"created"`
+	Expires   time.Time  `json:"expires"`
+	Size      int64      `json:"size"`
+	Verify    string     `json:"verify"`
+	Mode      string     `json:"mode"`
+	ReadAt    *time.Time `json:"read_at,omitempty"`
+	QueueID   string     `json:"queue_id,omitempty"`
+	Notice    string     `json:"notice"` // queued, sent, bounced
+}
+
+// States of a notice.
+const (
+	NoticeQueued  = "queued"  // Postfix has not taken it yet
+	NoticeSent    = "sent"    // Postfix has it
+	NoticeBounced = "bounced" // it came back
+)
+
+// RecipientSetting is what was set beforehand for a recipient.
+type RecipientSetting struct {
+	Address       string    `json:"address"`
+	Verify        string    `json:"verify"`
+	HasPassphrase bool      `json:"has_passphrase"`
+	Changed       time.Time `json:"changed"`
+}
+
+// fold returns the form in which addresses are compared and kept as keys.
+func fold(address string) (string, error) {
+	a, err := policy.ParseAddress(address)
+	if err != nil {
+		return "", err
+	}
+	return a.Folded().String(), nil
+}
