@@ -5,7 +5,9 @@ import (
 	dbsql "database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -251,7 +253,13 @@ func check(rules []*policy.Rule, o ChangeOptions, plan func(have map[key]*policy
 	if err != nil {
 		return change{}, err
 	}
+	c.set = slices.Clone(c.set)
 	for i, r := range c.set {
+		if end := r.Until.Truncate(time.Microsecond); !end.Equal(r.Until) {
+			kept := *r // checked as it will be kept
+			kept.Until = end
+			r, c.set[i] = &kept, &kept
+		}
 		err := r.Validate()
 		if err == nil && r.Scope == policy.ByContent {
 			err = errors.New("subject patterns are a setting (--secure-subject), not rules")

@@ -180,16 +180,21 @@ type Weakening struct {
 
 // Weakenings returns every rule that is weaker than the broader rule it falls
 // under, without being marked so (Weaken), sorted by pattern. A change of the
-// rules that would make one is refused.
+// rules that would make one is refused. Where the broader rule ends before the
+// rule does, the rule will fall under the next one, which then counts too.
 func (s *Snapshot) Weakenings() []Weakening {
 	var found []Weakening
 	for _, r := range s.rules {
 		if r.Weaken {
 			continue
 		}
-		if b := s.Broader(r); b != nil {
+		for b := s.Broader(r); b != nil; b = s.Broader(b) {
 			if why, weaker := r.WeakerThan(b); weaker {
 				found = append(found, Weakening{r, b, why})
+				break
+			}
+			if b.Until.IsZero() || !r.Until.IsZero() && !r.Until.After(b.Until) {
+				break // r is never in force without b
 			}
 		}
 	}
