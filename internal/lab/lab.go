@@ -40,9 +40,9 @@ func Missing() error {
 	if os.Getuid() != 0 {
 		return errors.New("the test bed makes network namespaces: run as root")
 	}
-	for _, p := range []string{"postfix", "postconf"} {
+	for _, p := range []string{"postfix", "postconf", "ip"} {
 		if _, err := exec.LookPath(p); err != nil {
-			return fmt.Errorf("the test bed runs a real Postfix: %s not found (internal/lab/setup.sh test installs it)", p)
+			return fmt.Errorf("the test bed runs a real Postfix in a network namespace: %s not found (internal/lab/setup.sh test installs it)", p)
 		}
 	}
 	return nil

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +37,15 @@ func Dir() string { return filepath.Join(os.Getenv(dirVar), "work") }
 
 // Shared is a directory that inside and outside see; see [Dir].
 func Shared() string { return filepath.Join(os.Getenv(dirVar), "shared") }
+
+// NewDir makes a directory below [Dir], open to all users, with a short path.
+func NewDir() (string, error) {
+	dir, err := os.MkdirTemp(Dir(), "bed")
+	if err != nil {
+		return "", err
+	}
+	return dir, os.Chmod(dir, 0o755)
+}
 
 // EnterOptions are the options of [Enter].
 type EnterOptions struct {
@@ -183,22 +191,17 @@ func setUp() error {
 	return loopbackUp()
 }
 
-// loopbackUp does what "ip link set lo up" does.
+// loopbackUp starts loopback and gives it OwnAddr as an address of its own:
+// Postfix only takes interfaces' addresses for its own, and all of 127.0.0.0/8
+// answers anyway.
 func loopbackUp() error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("loopback: %w", err)
-	}
-	defer unix.Close(fd)
-	var req struct { // struct ifreq
-		name  [unix.IFNAMSIZ]byte
-		flags uint16
-		_     [22]byte
-	}
-	copy(req.name[:], "lo")
-	req.flags = unix.IFF_UP | unix.IFF_RUNNING
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return fmt.Errorf("set loopback up: %w", errno)
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"address", "add", OwnAddr + "/8", "dev", "lo"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+		}
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -81,8 +82,12 @@ postlog   unix-dgram n  -       n       -       1       postlogd
 `
 
 // NewPostfix writes an instance below dir, which must be open to Postfix's own
-// user, and does not start it.
+// user, and does not start it. The path must be short: it becomes that of unix
+// sockets.
 func NewPostfix(dir string, o PostfixOptions) (*Postfix, error) {
+	if len(dir) > 80 {
+		return nil, fmt.Errorf("%s: too long for Postfix's unix sockets", dir)
+	}
 	if o.Hostname == "" {
 		o.Hostname = "mail.own.example"
 	}
@@ -99,18 +104,14 @@ func NewPostfix(dir string, o PostfixOptions) (*Postfix, error) {
 	if err != nil {
 		return nil, err
 	}
-	for d, owner := range map[string][2]int{
-		"etc": {0, 0}, "queue": {0, 0}, "data": {uid, gid}, "mailboxes": {nobody, nobody}, "spool": {0, 0},
-	} {
-		d = filepath.Join(dir, d)
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
-		if err := errors.Join(os.Chmod(d, 0o755), os.Chown(d, owner[0], owner[1])); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.Chmod(filepath.Join(dir, "spool"), 0o1777); err != nil {
+	if err := errors.Join(
+		makeDir(p.ConfigDir, 0o755, 0, 0),
+		makeDir(p.QueueDir, 0o755, 0, 0),
+		makeDir(filepath.Join(dir, "data"), 0o700, uid, gid),
+		makeDir(filepath.Join(dir, "mailboxes"), 0o755, nobody, nobody),
+		makeDir(filepath.Join(dir, "spool"), 0o777|fs.ModeSticky, 0, 0),
+		p.makeQueue(uid, gid),
+	); err != nil {
 		return nil, err
 	}
 	chroot := "n"
@@ -129,11 +130,9 @@ func NewPostfix(dir string, o PostfixOptions) (*Postfix, error) {
 		fmt.Fprintf(&aliases, "%s %s\n", k, o.Aliases[k])
 	}
 	files := map[string]string{
-		"master.cf":      master,
-		"main.cf":        p.mainCF(),
-		"aliases":        aliases.String(),
-		"every-mailbox":  "/^([^@]+)@(.+)$/ ${2}/${1}/\n",
-		"cmdline.access": "",
+		"master.cf": master,
+		"main.cf":   p.mainCF(),
+		"aliases":   aliases.String(),
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(p.ConfigDir, name), []byte(text), 0o644); err != nil {
@@ -170,7 +169,7 @@ func (p *Postfix) mainCF() string {
 		{"mail_spool_directory", filepath.Join(p.Dir, "spool") + "/"},
 		{"virtual_mailbox_domains", strings.Join(p.o.OwnDomains, ", ")},
 		{"virtual_mailbox_base", filepath.Join(p.Dir, "mailboxes")},
-		{"virtual_mailbox_maps", "regexp:" + filepath.Join(p.ConfigDir, "every-mailbox")},
+		{"virtual_mailbox_maps", "static:all/"},
 		{"virtual_uid_maps", "static:" + strconv.Itoa(nobody)},
 		{"virtual_gid_maps", "static:" + strconv.Itoa(nobody)},
 		{"smtp_tls_security_level", "may"},
@@ -201,17 +200,14 @@ func (p *Postfix) mainCF() string {
 }
 
 func postfixUser() (uid, gid int, err error) {
-	out, err := exec.Command("id", "-u", "postfix").Output()
-	if err == nil {
-		uid, err = strconv.Atoi(strings.TrimSpace(string(out)))
-	}
+	u, err := user.Lookup("postfix")
 	if err != nil {
-		return 0, 0, fmt.Errorf("find the user postfix: %w", err)
+		return 0, 0, err
 	}
-	out, err = exec.Command("id", "-g", "postfix").Output()
-	if err == nil {
-		gid, err = strconv.Atoi(strings.TrimSpace(string(out)))
+	if uid, err = strconv.Atoi(u.Uid); err != nil {
+		return 0, 0, err
 	}
+	gid, err = strconv.Atoi(u.Gid)
 	return uid, gid, err
 }
 
@@ -260,12 +256,52 @@ func (p *Postfix) run(stdin []byte, name string, args ...string) (string, error)
 	return out.String(), nil
 }
 
-// Start starts the instance and waits until it takes connections.
+// Start starts the instance and waits until it takes connections. It runs
+// master(8) as postfix start does, without that command's checks, which take
+// seconds.
 func (p *Postfix) Start() error {
-	if _, err := p.run(nil, "postfix", "-c", p.ConfigDir, "start"); err != nil {
-		return fmt.Errorf("%w\n%s", err, p.Log())
+	daemons, err := p.Postconf("daemon_directory")
+	if err != nil {
+		return err
+	}
+	if out, err := p.run(nil, filepath.Join(daemons, "master"), "-w", "-c", p.ConfigDir); err != nil {
+		return fmt.Errorf("%w\n%s\n%s", err, out, p.Log())
 	}
 	return nil
+}
+
+// makeQueue makes the queue directory as postfix-files(5) says.
+func (p *Postfix) makeQueue(uid, gid int) error {
+	out, err := exec.Command("postconf", "-d", "-h", "setgid_group").Output()
+	if err != nil {
+		return fmt.Errorf("ask for setgid_group: %w", err)
+	}
+	g, err := user.LookupGroup(strings.TrimSpace(string(out)))
+	if err != nil {
+		return err
+	}
+	postdrop, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return err
+	}
+	for _, d := range []string{"active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "saved", "trace"} {
+		if err := makeDir(filepath.Join(p.QueueDir, d), 0o700, uid, 0); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		makeDir(filepath.Join(p.QueueDir, "maildrop"), 0o730|fs.ModeSticky, uid, postdrop),
+		makeDir(filepath.Join(p.QueueDir, "public"), 0o710|fs.ModeSetgid, uid, postdrop),
+		makeDir(filepath.Join(p.QueueDir, "pid"), 0o755, 0, 0),
+	)
+}
+
+func makeDir(dir string, mode fs.FileMode, uid, gid int) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// In this order, and whatever the umask: chown clears the setgid bit.
+	return errors.Join(os.Chown(dir, uid, gid), os.Chmod(dir, mode))
 }
 
 func (p *Postfix) masterPID() int {
@@ -430,18 +466,20 @@ func (p *Postfix) QueuedFor(address string) (reason string, queued bool) {
 	return "", false
 }
 
-// Mailbox returns the messages delivered to an address of an own domain, or to
-// a local user.
+// Mailbox returns the messages that were delivered to an address of an own
+// domain, or of a local one. address is the final one, after aliases.
 func (p *Postfix) Mailbox(address string) [][]byte {
-	local, domain, _ := strings.Cut(address, "@")
+	local, _, _ := strings.Cut(address, "@")
 	var files []string
-	for _, dir := range []string{filepath.Join(p.Dir, "mailboxes", domain, local), filepath.Join(p.Dir, "spool", local)} {
+	for _, dir := range []string{filepath.Join(p.Dir, "mailboxes/all"), filepath.Join(p.Dir, "spool", local)} {
 		m, _ := filepath.Glob(dir + "/new/*")
 		files = append(files, m...)
 	}
+	mark := "\nDelivered-To: " + strings.ToLower(address) + "\n"
 	var out [][]byte
 	for _, f := range files {
-		if text, err := os.ReadFile(f); err == nil {
+		text, err := os.ReadFile(f)
+		if err == nil && strings.Contains(strings.ToLower(string(text)), strings.ToLower(mark)) {
 			out = append(out, text)
 		}
 	}

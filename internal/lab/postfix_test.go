@@ -2,8 +2,6 @@ package lab
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,8 +14,8 @@ import (
 func newPlain(t *testing.T, o PostfixOptions) (*Internet, *Postfix) {
 	t.Helper()
 	Require(t)
-	dir := filepath.Join(Dir(), strings.ReplaceAll(t.Name(), "/", "-"))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err := NewDir()
+	if err != nil {
 		t.Fatal(err)
 	}
 	n, err := NewInternet(dir)
