@@ -101,6 +101,13 @@ func unquote(local string) string {
 // IsNull reports whether a is the null sender "<>".
 func (a Address) IsNull() bool { return a.Local == "" && a.Domain == "" }
 
+// Routed reports whether the local part holds an operator by which Postfix sends
+// mail for its own domains on to elsewhere (user%elsewhere@own, elsewhere!user@own,
+// user@elsewhere@own: allow_percent_hack, swap_bangpath and
+// resolve_dequoted_address are on by default). A recipient of an own domain that
+// is Routed may leave the server after all.
+func (a Address) Routed() bool { return strings.ContainsAny(a.Local, "@%!") }
+
 // String returns the address as SMTP wants it between angle brackets: the local
 // part quoted where RFC 5321, section 4.1.2 demands it, so that no local part
 // can break out of the command it is put into.

@@ -50,12 +50,15 @@ type Engine struct {
 
 // Question is one recipient of one message.
 type Question struct {
-	Sender    Address
-	Login     string // SASL login, where known
-	Recipient Address
-	Original  Address // the recipient before aliases (ORCPT), zero where unknown
-	Content   *Rule   // what Subjects.Match returned
-	Floor     Requirement
+	Sender Address
+	// SenderUnknown says that nobody knows the sender, as in a table lookup by
+	// recipient: Sender is ignored then, and not taken for the null sender.
+	SenderUnknown bool
+	Login         string // SASL login, where known
+	Recipient     Address
+	Original      Address // the recipient before aliases (ORCPT), zero where unknown
+	Content       *Rule   // what Subjects.Match returned
+	Floor         Requirement
 	// Fresh is a posture looked up just now; nil asks Postures.
 	Fresh          *Posture
 	TriedByPostfix bool
@@ -78,13 +81,23 @@ func (a *Answer) Destination(recipient Address) string {
 	return recipient.Domain
 }
 
-// Decide answers a question. It asks Own, Routes and Postures only where a rule
-// forbids plain delivery. An error means that the verdict is not known: the
-// caller defers, and never lets the message pass.
-func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
+// Plain reports that no rule forbids plain delivery: Decide would say
+// [NothingRequired]. It does no I/O and does not allocate.
+func (e *Engine) Plain(q *Question) bool {
+	in := e.gather(q)
+	allowed := in.Floor.Channels()
+	for _, r := range in.rules() {
+		if r != nil {
+			allowed &= r.Requirement.Channels()
+		}
+	}
+	return !allowed.Required()
+}
+
+// gather looks up the rules that a question falls under.
+func (e *Engine) gather(q *Question) Input {
 	rules, now := e.Rules(), e.Now()
 	in := Input{
-		Sender:         rules.Lookup(BySender, q.Sender, now),
 		Login:          rules.LookupLogin(q.Login, now),
 		Content:        q.Content,
 		Recipient:      rules.Lookup(ByRecipient, q.Recipient, now),
@@ -93,14 +106,23 @@ func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
 		Now:            now,
 		Grace:          e.Grace,
 	}
+	if !q.SenderUnknown {
+		in.Sender = rules.Lookup(BySender, q.Sender, now)
+	}
 	if !q.Recipient.IsNull() {
 		in.Returns = rules.Lookup(BySender, q.Recipient, now)
 	}
 	if !q.Original.IsNull() && q.Original.Folded() != q.Recipient.Folded() {
-		if r := rules.Lookup(ByRecipient, q.Original, now); r != nil {
-			in.Original = r
-		}
+		in.Original = rules.Lookup(ByRecipient, q.Original, now)
 	}
+	return in
+}
+
+// Decide answers a question. It asks Own, Routes and Postures only where a rule
+// forbids plain delivery. An error means that the verdict is not known: the
+// caller defers, and never lets the message pass.
+func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
+	in := e.gather(&q)
 	v := Decide(in)
 	if !v.Allowed.Required() {
 		return Answer{Verdict: v, Input: in}, nil

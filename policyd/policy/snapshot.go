@@ -13,6 +13,8 @@ type Snapshot struct {
 	Version    int64 // of the rules in the database
 	rules      []*Rule
 	by         [scopes]map[string]*Rule
+	byNexthop  map[string][]*Rule // recipient rules with a next-hop, by NormalNexthop
+	exempt     map[string][]*Rule // address rules that require nothing, by domain
 	delimiters Delimiters
 }
 
@@ -24,6 +26,7 @@ func NewSnapshot(version int64, rules []*Rule, delimiters Delimiters) (*Snapshot
 	for i := range s.by {
 		s.by[i] = make(map[string]*Rule)
 	}
+	s.byNexthop, s.exempt = make(map[string][]*Rule), make(map[string][]*Rule)
 	for _, r := range rules {
 		if err := r.Validate(); err != nil {
 			return nil, fmt.Errorf("rule %d (%s %s): %w", r.ID, r.Scope, r.Pattern, err)
@@ -32,6 +35,13 @@ func NewSnapshot(version int64, rules []*Rule, delimiters Delimiters) (*Snapshot
 			return nil, fmt.Errorf("two %s rules for %s", r.Scope, r.Pattern)
 		}
 		s.by[r.Scope][r.Pattern] = r
+		if r.Nexthop != "" {
+			hop := NormalNexthop(r.Nexthop)
+			s.byNexthop[hop] = append(s.byNexthop[hop], r)
+		}
+		if at := strings.LastIndexByte(r.Pattern, '@'); at > 0 && r.Scope == ByRecipient && r.Requirement == None {
+			s.exempt[r.Pattern[at+1:]] = append(s.exempt[r.Pattern[at+1:]], r)
+		}
 	}
 	return s, nil
 }
@@ -74,6 +84,42 @@ func (s *Snapshot) Lookup(scope Scope, a Address, now time.Time) *Rule {
 // a next-hop's host name): the domain, its nearest parent, *; nil if none.
 func (s *Snapshot) LookupDomain(domain string, now time.Time) *Rule {
 	return lookupDomain(s.by[ByRecipient], domain, func(r *Rule) bool { return r != nil && r.Active(now) })
+}
+
+// NormalNexthop returns the form in which next-hops are compared: lower case,
+// without the port where it is SMTP's.
+func NormalNexthop(hop string) string {
+	hop = strings.ToLower(hop)
+	if in, ok := strings.CutSuffix(hop, ":25"); ok {
+		return in
+	}
+	return strings.TrimSuffix(hop, ":smtp")
+}
+
+// ByNexthop returns the recipient rules in force at now whose mail goes to hop.
+func (s *Snapshot) ByNexthop(hop string, now time.Time) []*Rule {
+	if len(s.byNexthop) == 0 {
+		return nil
+	}
+	all := s.byNexthop[NormalNexthop(hop)]
+	for i, r := range all {
+		if !r.Active(now) { // rare: only then is a copy made
+			active := slices.Clone(all[:i])
+			for _, r := range all[i+1:] {
+				if r.Active(now) {
+					active = append(active, r)
+				}
+			}
+			return active
+		}
+	}
+	return all
+}
+
+// Exempts reports whether an address of domain is exempt at now from what holds
+// for the domain: mail to it goes by the domain's next-hop without any demand.
+func (s *Snapshot) Exempts(domain string, now time.Time) bool {
+	return slices.ContainsFunc(s.exempt[domain], func(r *Rule) bool { return r.Active(now) })
 }
 
 func lookupDomain(m map[string]*Rule, domain string, active func(*Rule) bool) *Rule {
