@@ -111,8 +111,6 @@ func (r *Rule) IsAddress() bool { return patternForm(r.Scope, r.Pattern) == form
 // not merely covers it by a parent or *.
 func (r *Rule) IsExplicit() bool { return patternForm(r.Scope, r.Pattern) <= formDomain }
 
-var domainName = regexp.MustCompile(`^([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
-
 func checkDomain(d string) error {
 	if strings.HasPrefix(d, "[") {
 		in, ok := strings.CutSuffix(d[1:], "]")
@@ -121,7 +119,7 @@ func checkDomain(d string) error {
 		}
 		return fmt.Errorf("%q is not an address literal: want [192.0.2.1] or [IPv6:2001:db8::1]", d)
 	}
-	if len(d) > 253 || !domainName.MatchString(d) {
+	if len(d) > 253 || !isDomainName(d) {
 		return fmt.Errorf("%q is not a domain name", d)
 	}
 	for l := range strings.SplitSeq(d, ".") {
@@ -130,6 +128,22 @@ func checkDomain(d string) error {
 		}
 	}
 	return nil
+}
+
+// isDomainName reports whether d is labels of lower-case letters, digits, _ and
+// inner hyphens. It runs for every rule of a snapshot, so it is no regexp.
+func isDomainName(d string) bool {
+	for l := range strings.SplitSeq(d, ".") {
+		if l == "" || l[0] == '-' || l[len(l)-1] == '-' {
+			return false
+		}
+		for i := 0; i < len(l); i++ {
+			if c := l[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // CanonicalPattern reads what an administrator typed: for recipients
