@@ -59,7 +59,8 @@ func ruleVerbs(scope policy.Scope) []*cli.Command {
 		verb("list", "", "list the rules", with([]cli.Flag{jsonFlag()}, store), list),
 		verb("show", what, "show one rule", with([]cli.Flag{jsonFlag()}, login, store), func(c *cli.Context) error { return showRule(c, scope) }),
 		verb("remove", what, "remove a rule", with(login, store), func(c *cli.Context) error { return removeRule(c, scope) }),
-		verb("import", "FILE|-", "add rules from CSV: pattern,requirement[,level[,match[,note]]]; all or nothing", store, func(c *cli.Context) error { return importRules(c, scope) }),
+		verb("import", "FILE|-", "add rules from CSV: pattern,requirement[,level[,match[,note]]]; all or nothing",
+			with([]cli.Flag{&cli.BoolFlag{Name: "replace", Usage: "replace the rules that exist already"}}, store), func(c *cli.Context) error { return importRules(c, scope) }),
 		verb("export", "", "write the rules as CSV, for import", store, func(c *cli.Context) error { return exportRules(c, scope) }),
 	}
 }
@@ -400,7 +401,7 @@ func importRules(c *cli.Context, scope policy.Scope) error {
 		return err
 	}
 	defer db.Close()
-	if err := db.ImportRules(c.Context, rules, sql.ChangeOptions{Delimiters: delimiters(c.Context, cfg)}); err != nil {
+	if err := db.ImportRules(c.Context, rules, c.Bool("replace"), sql.ChangeOptions{Delimiters: delimiters(c.Context, cfg)}); err != nil {
 		return fmt.Errorf("nothing was imported: %w", err)
 	}
 	fmt.Fprintf(c.App.Writer, "%d rules imported\n", len(rules))

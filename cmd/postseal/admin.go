@@ -1,0 +1,42 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// readiness is one condition of readiness.
+type readiness struct {
+	name string
+	ok   func(context.Context) error
+}
+
+// adminHandler serves /healthz (the program runs), /readyz (it can do its job)
+// and /metrics.
+func adminHandler(reg *prometheus.Registry, checks []readiness) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
+		defer cancel()
+		status, text := http.StatusOK, ""
+		for _, c := range checks {
+			if err := c.ok(ctx); err != nil {
+				status = http.StatusServiceUnavailable
+				text += fmt.Sprintf("%s: %v\n", c.name, err)
+			} else {
+				text += c.name + ": ok\n"
+			}
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(status)
+		fmt.Fprint(w, text)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
+	return mux
+}

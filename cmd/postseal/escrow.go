@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/urfave/cli/v2"
+
+	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/sql"
+)
+
+func escrowCommand() *cli.Command {
+	store := settingFlags(append([]string{"portal-url", "notice-from", "own-domain", "message-lifetime"}, storeSettings...)...)
+	to := &cli.StringFlag{Name: "recipient", Usage: "only this recipient's copy"}
+	return noun("escrow", "the sealed messages",
+		verb("list", "", "list them, one line a recipient", with([]cli.Flag{jsonFlag(), to,
+			&cli.StringFlag{Name: "sender", Usage: "only from this sender"},
+			&cli.StringFlag{Name: "state", Usage: "only held, read, expired or retracted"},
+		}, store), listEscrow),
+		verb("show", "ID", "show one message's recipients", with([]cli.Flag{jsonFlag()}, store), showEscrow),
+		verb("retract", "ID", "take a message back: its keys are deleted, nobody can read it any more", with([]cli.Flag{to}, store), func(c *cli.Context) error {
+			return changeEscrow(c, (*escrow.Vault).Retract, "retracted")
+		}),
+		verb("resend", "ID", "send the notice anew, with a new link (recoverable messages); the old link is dead", with([]cli.Flag{to}, store), func(c *cli.Context) error {
+			return changeEscrow(c, (*escrow.Vault).Resend, "the notice is queued")
+		}),
+	)
+}
+
+// openVault opens the store, the keys and the vault, for commands.
+func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
+	cfg, err := loadSettings(c, lookupEnv)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	keys, err := escrow.LoadKeys(cfg.str("key-file")) // before the drop of rights: it may be root's
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	from, err := noticeFrom(c.Context, cfg)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := sql.DropToOwner(cfg.dbPath()); err != nil {
+		return nil, nil, nil, err
+	}
+	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	vault, err := newVault(cfg, db, keys, from, slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)), nil, nil, nil)
+	if err != nil {
+		db.Close()
+		return nil, nil, nil, err
+	}
+	return cfg, db, vault, nil
+}
+
+// newVault makes the vault; wake is called when mail was put into the outbox.
+func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, wake func()) (*escrow.Vault, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	return escrow.NewVault(escrow.Options{
+		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
+		PortalURL: cfg.str("portal-url"), NoticeFrom: from, ServerName: host,
+		Log: log, Registerer: reg, Wake: wake,
+	})
+}
+
+func listEscrow(c *cli.Context) error {
+	if err := wantArgs(c, 0, 0, "no argument"); err != nil {
+		return err
+	}
+	_, db, vault, err := openVault(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	all, err := vault.List(c.Context, escrow.Filter{Recipient: c.String("recipient"), Sender: c.String("sender"), State: c.String("state")})
+	if err != nil {
+		return err
+	}
+	return printEscrow(c, all)
+}
+
+func showEscrow(c *cli.Context) error {
+	if err := wantArgs(c, 1, 1, "one ID, as escrow list shows it"); err != nil {
+		return err
+	}
+	_, db, vault, err := openVault(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	all, err := vault.Show(c.Context, c.Args().First())
+	if err != nil {
+		return err
+	}
+	return printEscrow(c, all)
+}
+
+func printEscrow(c *cli.Context, all []escrow.Listed) error {
+	if all == nil {
+		all = []escrow.Listed{}
+	}
+	if c.Bool("json") {
+		return printJSON(c, all)
+	}
+	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tFROM\tTO\tSTATE\tNOTICE\tCREATED\tEXPIRES\tBYTES")
+	for _, l := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", l.ID, orNull(l.Sender), l.Recipient, l.State, l.Notice,
+			l.Created.UTC().Format(time.RFC3339), l.Expires.UTC().Format(time.RFC3339), l.Size)
+	}
+	return w.Flush()
+}
+
+func orNull(sender string) string {
+	if sender == "" {
+		return "<>"
+	}
+	return sender
+}
+
+func changeEscrow(c *cli.Context, do func(*escrow.Vault, context.Context, string, string) error, done string) error {
+	if err := wantArgs(c, 1, 1, "one ID, as escrow list shows it"); err != nil {
+		return err
+	}
+	_, db, vault, err := openVault(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := do(vault, c.Context, c.Args().First(), c.String("recipient")); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.App.Writer, done)
+	return nil
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+)
+
+// listen opens HOST:PORT or unix:PATH. The socket of an earlier run that nobody
+// listens on is removed; one that is in use is an error. Sockets are open to
+// every local user, as TCP on loopback is; the directory says who gets near.
+func listen(addr string) (net.Listener, error) {
+	path, unix := strings.CutPrefix(addr, "unix:")
+	if !unix {
+		ln, err := net.Listen("tcp", addr)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, fmt.Errorf("listen on %s: the address is in use; is postseal running already?", addr)
+		}
+		return ln, err
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&fs.ModeSocket != 0 {
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			return nil, fmt.Errorf("listen on %s: the socket is in use; is postseal running already?", addr)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen on %s: %w", addr, err)
+		}
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return ln, os.Chmod(path, 0o666)
+}
+
+// postfixHop writes a listener as a next-hop of Postfix's lmtp(8).
+func postfixHop(listen string) string {
+	if path, ok := strings.CutPrefix(listen, "unix:"); ok {
+		return "unix:" + path
+	}
+	host, port, _ := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "inet:" + net.JoinHostPort(host, port)
+}
+
+// postfixRelay writes a TCP listener as a next-hop of Postfix's smtp(8).
+func postfixRelay(listen string) string {
+	host, port, _ := net.SplitHostPort(listen)
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "[" + host + "]:" + port
+}

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/intake"
+	"github.com/postseal/postseal/escrow/notify"
+	"github.com/postseal/postseal/escrow/portal"
+	"github.com/postseal/postseal/policyd"
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap"
+	"github.com/postseal/postseal/tlsmap/probe"
+)
+
+func serveCommand() *cli.Command {
+	return verb("serve", "", "run all servers", settingFlags(), func(c *cli.Context) error {
+		if err := wantArgs(c, 0, 0, "no argument"); err != nil {
+			return err
+		}
+		cfg, err := loadSettings(c, lookupEnv)
+		if err != nil {
+			return err
+		}
+		return serve(c.Context, cfg, newLog(c.App.ErrWriter, cfg.str("log-format")))
+	})
+}
+
+// serve is the wiring. It opens what is kept (database, keys), asks Postfix what
+// it must know, makes the parts, opens the listeners, and runs everything until
+// ctx is done or a part fails: then all end, Postfix gets no answers, and mail
+// waits.
+func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	// What is kept.
+	db, err := sql.Open(ctx, cfg.str("db"), sql.Options{Logger: log})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	keys, err := escrow.LoadKeys(cfg.str("key-file"))
+	if err != nil {
+		return err
+	}
+
+	// What Postfix tells.
+	s, err := askPostfix(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	from, err := noticeFrom(ctx, cfg)
+	if err != nil {
+		return err
+	}
+
+	// The decision: rules in memory, postures of destinations.
+	var rules atomic.Pointer[policy.Snapshot]
+	snapshot, err := loadRules(ctx, db, s.delimiters)
+	if err != nil {
+		return err
+	}
+	rules.Store(snapshot)
+	prober, err := newProber(cfg, s.helo, log, reg)
+	if err != nil {
+		return err
+	}
+	postures, err := probe.NewManager(prober, db, probe.ManagerOptions{Log: log, Registerer: reg})
+	if err != nil {
+		return err
+	}
+	if err := postures.Load(ctx); err != nil {
+		return err
+	}
+	engine, err := newEngine(cfg, s, rules.Load, postures)
+	if err != nil {
+		return err
+	}
+
+	// The escrow: vault, outbox, what is pinned to it.
+	pins, err := escrow.NewPins(ctx, db)
+	if err != nil {
+		return err
+	}
+	var outbox *notify.Sender
+	vault, err := newVault(cfg, db, keys, from, log, reg, pins, func() { outbox.Wake() })
+	if err != nil {
+		return err
+	}
+	outbox = &notify.Sender{Outbox: vault, Relay: cfg.str("notice-relay"), ServerName: s.helo, Log: log, Registerer: reg}
+
+	// The servers.
+	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, db, pins)
+	if err != nil {
+		return err
+	}
+	parts.admin = adminHandler(reg, []readiness{
+		{"database", db.Writable},
+		{"keys", func(context.Context) error { return nil }}, // serve does not start without
+		{"outbox", func(ctx context.Context) error {
+			age, err := outbox.Oldest(ctx)
+			if err == nil && age > outboxStuck {
+				err = fmt.Errorf("the oldest mail waits since %s", age.Round(time.Second))
+			}
+			return err
+		}},
+	})
+	listeners, err := parts.listen(cfg)
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	for _, l := range listeners {
+		log.Info("listening", "for", l.name, "on", l.addr)
+		g.Go(func() error { return named(l.name, l.run(ctx, l.ln)) })
+	}
+	g.Go(func() error { return named("postures", postures.Run(ctx)) })
+	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })
+	g.Go(func() error { return named("escrow", vault.Run(ctx)) })
+	if parts.maps != nil {
+		g.Go(func() error { return named("map files", parts.maps.Run(ctx)) })
+	}
+	g.Go(func() error {
+		return named("rules", keepRules(ctx, db, &rules, s.delimiters, log, parts.rulesChanged))
+	})
+	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
+	notifyReady(log)
+	log.Info("ready", "rules", len(rules.Load().Rules()))
+	err = g.Wait()
+	log.Info("stopped", "error", err)
+	return err
+}
+
+// outboxStuck is the age of the oldest mail in the outbox from which on we are
+// not ready.
+const outboxStuck = 15 * time.Minute
+
+func named(part string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", part, err)
+}
+
+// keepRules follows changes of the rules. Rules that can't be read any more end
+// the program: answering by old ones might let a message pass that a new rule
+// forbids.
+func keepRules(ctx context.Context, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, log *slog.Logger, changed func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	reload := func(int64) {
+		fresh, err := loadRules(ctx, db, d)
+		for try := 0; err != nil && try < 5 && ctx.Err() == nil; try++ {
+			log.Warn("could not read the rules, trying again", "error", err)
+			time.Sleep(time.Second)
+			fresh, err = loadRules(ctx, db, d)
+		}
+		if err != nil {
+			cancel(err)
+			return
+		}
+		rules.Store(fresh)
+		log.Info("rules changed", "version", fresh.Version, "rules", len(fresh.Rules()))
+		changed()
+	}
+	if v, err := db.RulesVersion(ctx); err == nil && v != rules.Load().Version {
+		reload(v) // changed between the first load and the watch
+	}
+	db.Watch(ctx, 200*time.Millisecond, reload)
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// parts are the servers.
+type parts struct {
+	policy       *policyd.Server
+	tls          *tlsmap.Server
+	maps         *tlsmap.Keeper // nil without --map-dir
+	splitters    map[policy.Requirement]*intake.Splitter
+	fallback     *intake.Fallback
+	portal       http.Handler
+	portalTLS    *tls.Config
+	admin        http.Handler
+	rulesChanged func()
+}
+
+func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, db *sql.DB, pins *escrow.Pins) (*parts, error) {
+	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter), rulesChanged: func() {}}
+	var err error
+	p.policy, err = policyd.New(policyd.Config{
+		Engine: engine, Splitter: splitter(cfg), AddsRecipients: s.addsRecipients,
+		ForcedUnreachable: cfg.str("forced-unreachable"), Origin: s.origin, Canonical: s.canonical(),
+		Marker: vault, Log: log, Registerer: reg,
+	})
+	if err != nil {
+		return nil, err
+	}
+	maps := tlsmap.Config{
+		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
+		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins,
+		Bounce:   func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok },
+		AdminTLS: s.adminTLS(), Log: log, Registerer: reg,
+	}
+	if p.tls, err = tlsmap.New(maps); err != nil {
+		return nil, err
+	}
+	if dir := cfg.str("map-dir"); dir != "" {
+		p.maps = tlsmap.NewKeeper(p.tls, dir, tlsmap.Options{Type: cfg.str("map-type")}, s.instance.Reload)
+		p.rulesChanged = p.maps.Changed
+		postures.OnChange(p.maps.Changed)
+	}
+	in := intake.Config{
+		Decider: engine, Vault: vault, Ledger: db, Subjects: engine.Subjects, Prober: looker{postures},
+		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
+		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID,
+		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash, Pin: pins.Add,
+	}
+	for _, floor := range []policy.Requirement{policy.None, policy.ForcedTLS, policy.Encryption, policy.EscrowOnly} {
+		p.splitters[floor] = intake.NewSplitter(in, floor)
+	}
+	p.fallback = intake.NewFallback(in)
+	base, err := url.Parse(cfg.str("portal-url"))
+	if err != nil {
+		return nil, err
+	}
+	if p.portal, err = portal.New(portal.Config{Vault: vault, BaseURL: base, Log: log, Registerer: reg, Now: time.Now}); err != nil {
+		return nil, err
+	}
+	cert, key := cfg.str("portal-cert"), cfg.str("portal-key")
+	if (cert == "") != (key == "") {
+		return nil, errors.New("portal-cert and portal-key go together")
+	}
+	if cert != "" {
+		if p.portalTLS, err = portalTLS(cert, key); err != nil {
+			return nil, err
+		}
+	}
+	return p, portal.CheckListen(cfg.str("portal-listen"), cert != "")
+}
+
+// looker lets the intake look at a destination now.
+type looker struct{ m *probe.Manager }
+
+func (l looker) Look(ctx context.Context, dest string, demand policy.TLSParams, maxAge time.Duration) (policy.Posture, error) {
+	p, _, err := l.m.Look(ctx, dest, demand, maxAge)
+	return p, err
+}
+
+// listener is an open listener and the server behind it.
+type listener struct {
+	name string
+	addr string
+	ln   net.Listener
+	run  func(context.Context, net.Listener) error
+}
+
+// listen opens all listeners, or none.
+func (p *parts) listen(cfg *config) (all []listener, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range all {
+				l.ln.Close()
+			}
+		}
+	}()
+	for _, l := range []listener{
+		{name: "policy", addr: cfg.str("policy-listen"), run: p.policy.Run},
+		{name: "maps", addr: cfg.str("map-listen"), run: p.tls.Run},
+		{name: "splitter", addr: cfg.str("lmtp-listen"), run: p.splitters[policy.Encryption].Run},
+		{name: "splitter (escrow)", addr: cfg.str("lmtp-escrow-listen"), run: p.splitters[policy.EscrowOnly].Run},
+		{name: "splitter (tls)", addr: cfg.str("lmtp-tls-listen"), run: p.splitters[policy.ForcedTLS].Run},
+		{name: "splitter (decide)", addr: cfg.str("lmtp-decide-listen"), run: p.splitters[policy.None].Run},
+		{name: "fallback", addr: cfg.str("fallback-listen"), run: p.fallback.Run},
+		{name: "portal", addr: cfg.str("portal-listen"), run: func(ctx context.Context, ln net.Listener) error {
+			return portal.Run(ctx, ln, p.portal, p.portalTLS)
+		}},
+		{name: "admin", addr: cfg.str("admin-listen"), run: func(ctx context.Context, ln net.Listener) error {
+			return runHTTP(ctx, ln, p.admin)
+		}},
+	} {
+		if l.ln, err = listen(l.addr); err != nil {
+			return all, fmt.Errorf("%s: %w", l.name, err)
+		}
+		all = append(all, l)
+	}
+	return all, nil
+}
+
+// runHTTP serves h until ctx is done.
+func runHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
+	defer context.AfterFunc(ctx, func() {
+		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		srv.Shutdown(stop)
+	})()
+	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// portalTLS loads the portal's certificate, and again when its files change, so
+// that a renewal needs no restart.
+func portalTLS(certFile, keyFile string) (*tls.Config, error) {
+	var current atomic.Pointer[tls.Certificate]
+	var checked atomic.Int64
+	load := func() error {
+		cert, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err == nil {
+			current.Store(&cert)
+		}
+		return err
+	}
+	if err := load(); err != nil {
+		return nil, fmt.Errorf("portal certificate: %w", err)
+	}
+	checked.Store(time.Now().Unix())
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if last := checked.Load(); time.Now().Unix()-last > 60 && checked.CompareAndSwap(last, time.Now().Unix()) {
+				_ = load() // a renewal half written: the old one goes on
+			}
+			return current.Load(), nil
+		},
+	}, nil
+}
+
+// canonical returns the rewriting that Postfix does after we have seen an
+// address.
+func (s *surroundings) canonical() func(context.Context, policy.Address, bool) (policy.Address, error) {
+	if _, standalone := s.routes.(noRoutes); standalone {
+		return nil
+	}
+	return s.instance.Canonical
+}
+
+func (s *surroundings) adminTLS() func(context.Context, string) (string, error) {
+	if _, standalone := s.routes.(noRoutes); standalone {
+		return nil
+	}
+	return s.instance.AdminTLSPolicy
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/contrib/postfix"
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap/probe"
+)
+
+// surroundings is what the Postfix at our side tells of itself.
+type surroundings struct {
+	instance       *postfix.Instance
+	own            policy.OwnDomains
+	routes         policy.Router
+	delimiters     policy.Delimiters
+	origin         string // appended to a bare local part
+	helo           string
+	addsRecipients bool
+	requeueUID     string
+}
+
+// askPostfix asks the Postfix at our side for what we must know of it. Where
+// --own-domain is given, a Postfix that can't be asked is not an error: its
+// defaults are taken, with a warning.
+func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundings, error) {
+	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	s := &surroundings{instance: p, own: postfix.NewOwnDomains(p), routes: postfix.NewRoutes(p), delimiters: policy.Delimiters(cfg.str("recipient-delimiter"))}
+	given := cfg.strs("own-domain")
+	if len(given) > 0 {
+		s.own = postfix.NewStaticDomains(given)
+	}
+	if _, err := p.Version(ctx); err != nil {
+		if len(given) == 0 {
+			return nil, fmt.Errorf("ask Postfix for its own domains (or name them by --own-domain): %w", err)
+		}
+		log.Warn("Postfix can't be asked: no relayhost, transport entries or aliases are known", "error", err)
+		s.routes = noRoutes{}
+		s.origin = given[0]
+		s.helo, _ = os.Hostname()
+		s.addsRecipients = true // nobody knows: take the careful road
+		return s, nil
+	}
+	var err error
+	ask := func(what string, f func() error) {
+		if err == nil {
+			if e := f(); e != nil {
+				err = fmt.Errorf("ask Postfix for its %s: %w", what, e)
+			}
+		}
+	}
+	ask("recipient_delimiter", func() (e error) {
+		if s.delimiters == "" {
+			s.delimiters, e = p.Delimiters(ctx)
+		}
+		return e
+	})
+	ask("myorigin", func() (e error) { s.origin, e = p.Origin(ctx); return e })
+	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
+	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
+	ask("mail_owner", func() (e error) { s.requeueUID, e = p.MailOwnerUID(ctx); return e })
+	ask("own domains", func() (e error) { _, e = s.own.Own(ctx, s.origin); return e })
+	return s, err
+}
+
+// noRoutes is the router where there is no Postfix to ask: everything goes to
+// the MX.
+type noRoutes struct{}
+
+func (noRoutes) Route(context.Context, policy.Address) (policy.Route, error) {
+	return policy.Route{}, nil
+}
+
+// tlsVersions are the words of tls-floor.
+var tlsVersions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
+
+// newProber makes the prober.
+func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Registerer) (*probe.Prober, error) {
+	resolver, err := probe.NewResolver(cfg.strs("resolver"))
+	if err != nil {
+		return nil, err
+	}
+	var roots *x509.CertPool
+	if file := cfg.str("tls-roots"); file != "" {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("tls-roots: %w", err)
+		}
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("tls-roots: no certificate in %s", file)
+		}
+	}
+	return probe.NewProber(probe.Options{
+		Resolver: resolver, HELO: helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
+	})
+}
+
+// remembered is the postures in the database, for commands, which do not look
+// at destinations by themselves.
+type remembered map[string]policy.Posture
+
+func (r remembered) Posture(dest string, _ policy.TLSParams) policy.Posture { return r[dest] }
+
+func loadRemembered(ctx context.Context, db *sql.DB) (remembered, error) {
+	m := make(remembered)
+	err := db.LoadPostures(ctx, func(r probe.Record) error {
+		m[r.Dest] = policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost}
+		return nil
+	})
+	return m, err
+}
+
+// newEngine makes the engine that every server and explain answer by.
+func newEngine(cfg *config, s *surroundings, rules func() *policy.Snapshot, postures policy.Postures) (*policy.Engine, error) {
+	subjects, err := policy.ParseSubjects(cfg.strs("secure-subject"))
+	if err != nil {
+		return nil, err
+	}
+	return &policy.Engine{
+		Rules: rules, Subjects: subjects, Own: s.own, Routes: s.routes, Postures: postures,
+		Grace: cfg.duration("grace"), Now: time.Now,
+	}, nil
+}
+
+// loadRules makes a snapshot of the rules in the database.
+func loadRules(ctx context.Context, db *sql.DB, d policy.Delimiters) (*policy.Snapshot, error) {
+	rules, version, err := db.Rules(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return policy.NewSnapshot(version, rules, d)
+}
