@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"unicode/utf8"
 
@@ -23,9 +24,10 @@ type Address struct {
 // outside quotes parts it, as in Postfix. A source route is skipped (RFC 5321,
 // appendix F.2).
 //
-// It fails on control characters and over-long addresses (local part over 1024
-// bytes, domain over 1024: more than Postfix lets through), never on odd but
-// possible ones.
+// It fails on control characters, on over-long addresses (local part over 1024
+// bytes, domain over 1024: more than Postfix lets through) and on a domain with
+// characters that would end the command it is put into (RFC 5321, section 4.1.2),
+// also where only IDNA's mapping makes them; never on odd but possible ones.
 func ParseAddress(s string) (Address, error) {
 	if strings.HasPrefix(s, "<") && strings.HasSuffix(s, ">") {
 		s = s[1 : len(s)-1]
@@ -51,7 +53,19 @@ func ParseAddress(s string) (Address, error) {
 	if len(local) > 1024 || len(domain) > 1024 {
 		return Address{}, fmt.Errorf("address is too long")
 	}
-	return Address{Local: local, Domain: CanonicalDomain(domain)}, nil
+	if domain = CanonicalDomain(domain); len(domain) > 1024 {
+		return Address{}, fmt.Errorf("address is too long")
+	}
+	if strings.ContainsFunc(domain, breaksOut) || strings.Contains(domain, ":") && domain[0] != '[' {
+		return Address{}, fmt.Errorf("the domain of the address has a character that no domain has")
+	}
+	return Address{Local: local, Domain: domain}, nil
+}
+
+// breaksOut reports the characters that have a meaning of their own in an SMTP
+// path, and so can't stand in a domain.
+func breaksOut(c rune) bool {
+	return c <= ' ' || c == 0x7f || strings.ContainsRune(`<>()@,;\"`, c)
 }
 
 // lastAt returns the index of the last @ of s that is not inside a quoted
@@ -67,7 +81,10 @@ func lastAt(s string) int {
 				break
 			}
 		}
-		if from > 0 && (from == len(s) || s[from] != '@') {
+		if from == len(s) {
+			return -1 // a quoted local part without a domain
+		}
+		if from > 0 && s[from] != '@' {
 			from = 0 // no quoted local part after all: the internal form may hold quotes
 		}
 	}
@@ -162,28 +179,39 @@ func (a Address) Folded() Address {
 var domainProfile = idna.New(idna.MapForLookup(), idna.Transitional(false), idna.StrictDomainName(false))
 
 // CanonicalDomain returns the form in which domains are compared: lower-case
-// A-labels without a trailing dot; an address literal in lower case. What is no
-// domain name at all comes back in lower case, so that it equals itself. It does
-// not allocate for a domain that is canonical already.
+// A-labels without trailing dots; an address literal in lower case, IPv6 in its
+// short form (RFC 5952). What is no domain name at all comes back in lower case,
+// so that it equals itself. It does not allocate for a domain that is canonical
+// already.
 func CanonicalDomain(s string) string {
-	s = strings.TrimSuffix(s, ".")
-	canonical := true
+	s = strings.TrimRight(s, ".")
+	ascii, canonical := true, true
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c >= 0x80 || c >= 'A' && c <= 'Z' {
+		switch c := s[i]; {
+		case c >= 0x80:
+			ascii, canonical = false, false
+		case c >= 'A' && c <= 'Z', c == ':':
 			canonical = false
-			break
 		}
 	}
-	if canonical {
+	switch {
+	case canonical:
 		return s
-	}
-	if strings.HasPrefix(s, "[") {
+	case strings.HasPrefix(s, "["):
+		s = strings.ToLower(s)
+		if in, ok := strings.CutPrefix(s, "[ipv6:"); ok {
+			if ip, err := netip.ParseAddr(strings.TrimSuffix(in, "]")); err == nil && ip.Zone() == "" && strings.HasSuffix(in, "]") {
+				return "[ipv6:" + ip.String() + "]"
+			}
+		}
+		return s
+	case ascii:
 		return strings.ToLower(s)
 	}
 	if a, err := domainProfile.ToASCII(s); err == nil {
-		return strings.TrimSuffix(a, ".")
+		return strings.TrimRight(strings.ToLower(a), ".")
 	}
-	return strings.ToLower(s)
+	return strings.TrimRight(strings.ToLower(s), ".")
 }
 
 // Delimiters is Postfix's recipient_delimiter: each of its bytes starts an

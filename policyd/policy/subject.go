@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"mime"
 	"regexp"
 	"strings"
 )
@@ -16,13 +15,14 @@ type Subjects struct {
 type subjectPattern struct {
 	typed string
 	re    *regexp.Regexp
-	ere   string // the same for a Postfix regexp: table
+	ere   string
 	rule  *Rule
 }
 
 // ParseSubjects reads patterns: plain text, found anywhere in the subject,
 // without regard to case, white space matching any run of white space; or
-// /ERE/, a POSIX extended regular expression. Each demands encryption.
+// /ERE/, a POSIX extended regular expression. Each demands encryption. What Go
+// and Postfix's regexp(5) would read differently is refused.
 func ParseSubjects(patterns []string) (*Subjects, error) {
 	s := &Subjects{}
 	for _, p := range patterns {
@@ -39,6 +39,9 @@ func ParseSubjects(patterns []string) (*Subjects, error) {
 				return nil, fmt.Errorf("subject pattern %q: write a slash inside as \\/", p)
 			}
 			ere = strings.ReplaceAll(ere, `\/`, "/")
+			if err := checkERE(ere); err != nil {
+				return nil, fmt.Errorf("subject pattern %q: %w", p, err)
+			}
 		} else {
 			var words []string
 			for _, w := range strings.Fields(p) {
@@ -85,11 +88,8 @@ func (s *Subjects) Match(subject string) *Rule {
 	if s.Empty() {
 		return nil
 	}
-	raw := unfold(subject)
-	decoded := raw
-	if d, err := new(mime.WordDecoder).DecodeHeader(raw); err == nil {
-		decoded = d
-	}
+	raw := strings.TrimSpace(unfold(subject))
+	decoded := strings.TrimSpace(decodeWords(raw))
 	for i := range s.patterns {
 		p := &s.patterns[i]
 		if p.re.MatchString(raw) || p.re.MatchString(decoded) {
@@ -104,15 +104,33 @@ func unfold(s string) string {
 }
 
 // HeaderChecks returns the lines of a Postfix regexp: table for header_checks:
-// the patterns go to the splitter at encryption, and a subject with encoded
-// words, which such a table cannot read, to the splitter at decide.
+// the patterns go to the splitter at encryption; a subject that such a table
+// can't read as [Subjects.Match] does (encoded words, folds, anything but ASCII)
+// goes to the splitter at decide, which asks Match.
 func (s *Subjects) HeaderChecks(encryption, decide string) []string {
 	if s.Empty() {
 		return nil
 	}
 	var lines []string
 	for _, p := range s.patterns {
-		lines = append(lines, fmt.Sprintf("/^Subject[[:space:]]*:.*(%s)/ FILTER %s", strings.ReplaceAll(p.ere, "/", `\/`), encryption))
+		lines = append(lines, fmt.Sprintf("/%s/ FILTER %s", strings.ReplaceAll(headerERE(p.ere), "/", `\/`), encryption))
 	}
-	return append(lines, fmt.Sprintf(`/^Subject[[:space:]]*:.*=\?/ FILTER %s`, decide))
+	return append(lines, fmt.Sprintf(`/^Subject[[:space:]]*:.*(=\?|[^ -~])/ FILTER %s`, decide))
+}
+
+// headerERE returns ere for the whole header field. Match sees its value, without
+// white space around it.
+func headerERE(ere string) string {
+	const name = "^Subject[[:space:]]*:"
+	var b strings.Builder
+	eachERE(ere, func(tok string, class bool) {
+		if tok == "$" && !class {
+			tok = "[[:space:]]*$"
+		}
+		b.WriteString(tok)
+	})
+	if rest, ok := strings.CutPrefix(b.String(), "^"); ok {
+		return name + "[[:space:]]*(" + rest + ")"
+	}
+	return name + ".*(" + b.String() + ")"
 }
