@@ -3,6 +3,7 @@ package postfix
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 )
@@ -80,4 +81,48 @@ func (p *Instance) lookup(ctx context.Context, table string, keys []string) (map
 		}
 		return m, nil
 	})
+}
+
+// listTable returns the entries of a table that can be listed: by postmap -s, or a
+// texthash, inline or static one.
+func (p *Instance) listTable(ctx context.Context, table string) ([][2]string, error) {
+	table = bare(table)
+	kind, name, _ := strings.Cut(table, ":")
+	var entriesOf [][2]string
+	switch kind {
+	case "texthash":
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		_, es := entries(string(b))
+		for _, e := range es {
+			k, v, _ := strings.Cut(strings.ReplaceAll(e.text, "\t", " "), " ")
+			entriesOf = append(entriesOf, [2]string{k, strings.TrimSpace(v)})
+		}
+		return entriesOf, nil
+	case "static":
+		return [][2]string{{"*", strings.Trim(name, "{}")}}, nil
+	case "inline":
+		for _, w := range splitList(strings.Trim(name, "{}")) {
+			w = strings.TrimSuffix(strings.TrimPrefix(w, "{"), "}")
+			k, v, _ := strings.Cut(w, "=")
+			entriesOf = append(entriesOf, [2]string{strings.TrimSpace(k), strings.TrimSpace(v)})
+		}
+		return entriesOf, nil
+	case "hash", "btree", "lmdb", "cdb", "sdbm", "dbm":
+		out, errs, code, err := p.run(ctx, "", "postmap", p.Postmap, "-s", table)
+		if err == nil && code != 0 {
+			err = fmt.Errorf("postmap: %s", complaint(errs))
+		}
+		if err != nil {
+			return nil, err
+		}
+		for line := range strings.Lines(out) {
+			k, v, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+			entriesOf = append(entriesOf, [2]string{k, v})
+		}
+		return entriesOf, nil
+	}
+	return nil, fmt.Errorf("a table of type %s has no list", kind)
 }
