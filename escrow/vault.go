@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -47,6 +49,72 @@ type Options struct {
 	Registerer prometheus.Registerer // nil: no metrics
 	Wake       func()                // called after mails were queued
 }
+
+// Vault seals messages and opens them to their recipients. Its methods may be
+// called at the same time.
+type Vault struct {
+	store    Store
+	keys     *Keys
+	pins     *Pins
+	lifetime time.Duration
+	url      string
+	writer   notify.Writer
+	now      func() time.Time
+	log      *slog.Logger
+	wake     func()
+	hashing  chan struct{} // a place for each passphrase that may be hashed at a time
+	metrics  *metrics
+}
+
+// parallelHashing bounds how many passphrases are hashed at a time: each takes
+// 46 MiB.
+const parallelHashing = 2
+
+// NewVault makes a vault. Several may use one store at a time, in several
+// processes.
+func NewVault(o Options) (*Vault, error) {
+	if o.Store == nil || o.Keys == nil {
+		return nil, errors.New("vault: needs a store and keys")
+	}
+	name, from, err := notify.ParseFrom(o.NoticeFrom)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(o.PortalURL)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || len(o.PortalURL) > maxPortalURL {
+		return nil, fmt.Errorf("portal URL %q: want https://HOST[:PORT][/PATH]", o.PortalURL)
+	}
+	v := &Vault{
+		store: o.Store, keys: o.Keys, pins: o.Pins,
+		lifetime: o.Lifetime,
+		url:      strings.TrimRight(u.String(), "/"), // String escapes: it is ASCII
+		now:      o.Now, log: o.Log, wake: o.Wake,
+		hashing: make(chan struct{}, parallelHashing),
+		metrics: newMetrics(o.Registerer),
+	}
+	if v.lifetime <= 0 {
+		v.lifetime = DefaultLifetime
+	}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	if v.wake == nil {
+		v.wake = func() {}
+	}
+	server := o.ServerName
+	if server == "" {
+		server = from.Domain
+	}
+	v.writer = notify.Writer{From: from, Name: name, ServerName: server, PortalURL: v.url}
+	return v, nil
+}
+
+// maxPortalURL keeps the line of a link below what SMTP allows (998 bytes, RFC
+// 5321, section 4.5.3.1.6).
+const maxPortalURL = 800
 
 // Client is who tries a code or a passphrase.
 type Client struct{ Addr netip.Addr }

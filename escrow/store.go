@@ -1,0 +1,178 @@
+package escrow
+
+import (
+	"context"
+	"time"
+)
+
+// Store keeps what the vault seals. All that it is given of messages, links,
+// codes, passphrases and mails is encrypted or hashed already. Each method that
+// changes something is one transaction, on the disk when it returns.
+type Store interface {
+	PinLedger
+
+	// Create makes items exist: the pickups, wraps, chunks and mails of each,
+	// and the settlements of all their recipients. If one of these is settled
+	// already nothing is written, and the error wraps ErrSettled.
+	Create(ctx context.Context, items []NewItem, d Digest, sender string, recipients []string) error
+
+	// PickupBySecret finds a pickup by the hash of its link's secret, in any
+	// state; ErrUnknown if there is none.
+	PickupBySecret(ctx context.Context, item string, secretHash []byte) (*StoredPickup, error)
+	// PickupByID finds a pickup by its id; ErrUnknown if there is none.
+	PickupByID(ctx context.Context, id string) (*StoredPickup, error)
+	// Pickups lists, the newest first.
+	Pickups(ctx context.Context, f PickupFilter) ([]StoredPickup, error)
+	// Wrap returns a pickup's wrapped key, ErrUnknown if it is gone.
+	Wrap(ctx context.Context, pickup string) ([]byte, error)
+	// RecoverWrap returns an item's own wrap, ErrUnknown if it has none.
+	RecoverWrap(ctx context.Context, item string) ([]byte, error)
+	// Chunk returns the nth chunk of an item's ciphertext, from 0; nil after
+	// the last.
+	Chunk(ctx context.Context, item string, n int) ([]byte, error)
+	// MarkRead turns a held pickup into a read one. first is false if it was
+	// not held.
+	MarkRead(ctx context.Context, pickup string, now time.Time) (first bool, err error)
+	// Relink gives a pickup that is held or read a new secret, and drops its
+	// codes and unsent mails; ErrUnknown if it is over.
+	Relink(ctx context.Context, pickup string, link Link, now time.Time) error
+	// End ends the pickups of an item that are held or read, of one recipient
+	// (folded) or of all (""), and deletes their wraps, codes and unsent mails.
+	// n is how many it ended.
+	End(ctx context.Context, item, recipient, state string, now time.Time) (n int, err error)
+	// ExpireDue does the same for pickups whose time is over.
+	ExpireDue(ctx context.Context, now time.Time) (n int, err error)
+	// Sweep deletes, in small transactions, what nothing needs any more: chunks
+	// of ended items, codes, counters, settlements, and ended pickups older
+	// than keep.
+	Sweep(ctx context.Context, now time.Time, keep time.Duration) error
+
+	// AddCode keeps the tag of a code and queues its mail. Of a pickup's codes
+	// at most keep stay, the newest.
+	AddCode(ctx context.Context, pickup string, tag []byte, expires time.Time, keep int, mail NewMail) error
+	// UseCode reports whether tag is that of a valid code and marks it used. A
+	// used code stays valid for grace, for a button pressed twice.
+	UseCode(ctx context.Context, pickup string, tag []byte, now time.Time, grace time.Duration) (bool, error)
+
+	// Charge counts one try against every limit, or if one of them is locked
+	// against none: then locked is until when. A try that reaches a limit is
+	// allowed, and locks it; those are returned.
+	Charge(ctx context.Context, limits []Limit, now time.Time) (locked time.Time, locks []string, err error)
+	// Refund takes back one try, and the locks that it made.
+	Refund(ctx context.Context, limit Limit, locked bool) error
+	// Forget deletes counters and their locks.
+	Forget(ctx context.Context, keys []string) error
+	// Locked returns until when the keys are locked, zero if they are not.
+	Locked(ctx context.Context, keys []string, now time.Time) (time.Time, error)
+	// TellLock queues a mail if one of the keys has a lock, made before that
+	// time, of which nobody was told.
+	TellLock(ctx context.Context, keys []string, before, now time.Time, mail NewMail) (told bool, err error)
+
+	// NoticeBounced marks a notice as bounced and queues a mail (nil: none), the
+	// first time.
+	NoticeBounced(ctx context.Context, pickup string, mail *NewMail) (first bool, err error)
+	// NoticeAnswered queues the answer to a reply, the first time.
+	NoticeAnswered(ctx context.Context, pickup string, mail NewMail) (first bool, err error)
+
+	// SetRecipient keeps a setting in the place of the one there was.
+	SetRecipient(ctx context.Context, r StoredRecipient) error
+	// Recipients returns the settings of these folded addresses, or of all
+	// (nil), sorted.
+	Recipients(ctx context.Context, addresses []string) ([]StoredRecipient, error)
+	// ResetRecipient deletes a setting.
+	ResetRecipient(ctx context.Context, address string) (deleted bool, err error)
+
+	// DueMails returns mails whose time to send has come, the oldest first, and
+	// when the next of the others is due, zero if there are none.
+	DueMails(ctx context.Context, now time.Time, limit int) (mails []StoredMail, next time.Time, err error)
+	// MailSent deletes a mail and marks its notice as sent.
+	MailSent(ctx context.Context, id string, now time.Time) error
+	// MailFailed puts a mail off.
+	MailFailed(ctx context.Context, id string, due time.Time) error
+	// OldestMail returns when the oldest mail was queued, zero if there is none.
+	OldestMail(ctx context.Context) (time.Time, error)
+
+	// Checkpoint clears deleted content from the database's journal.
+	Checkpoint(ctx context.Context) error
+}
+
+// NewItem is one sealed message to be created.
+type NewItem struct {
+	ID       string
+	Sender   string
+	QueueID  string
+	Mode     string
+	Size     int64
+	Created  time.Time
+	Expires  time.Time
+	Recover  []byte // nil in mode sealed
+	Pickups  []NewPickup
+	WriteOut func(chunk func([]byte) error) error // gives the ciphertext; a chunk is not kept by the caller
+}
+
+// NewPickup is a recipient of a NewItem.
+type NewPickup struct {
+	ID        string
+	Recipient string
+	Folded    string
+	Verify    string
+	Link      Link
+}
+
+// Link is what a new link brings along.
+type Link struct {
+	SecretHash []byte
+	Wrap       []byte
+	Passphrase []byte // how it is hashed, nil where none is needed
+	Mail       NewMail
+}
+
+// NewMail is a mail to be queued.
+type NewMail struct {
+	ID      string
+	Kind    string
+	Pickup  string // dies with it; "": with none
+	Sealed  []byte // envelope and text, under the server's keys
+	Created time.Time
+	Until   time.Time // not sent after that; zero: no end
+}
+
+// StoredMail is a queued mail.
+type StoredMail struct {
+	NewMail
+	Attempts int
+}
+
+// StoredPickup is a pickup with what it needs of its item.
+type StoredPickup struct {
+	ID, ItemID, Recipient, Folded, Sender, QueueID string
+	Verify, Mode, State, Notice                    string
+	Size                                           int64
+	Created, Expires, ReadAt                       time.Time
+	SecretHash, Passphrase                         []byte
+}
+
+// PickupFilter selects pickups: by what is not zero. Addresses are folded.
+type PickupFilter struct {
+	ItemID, Recipient, Sender, State string
+	Now                              time.Time // pickups whose time is over count as expired
+	Limit                            int
+}
+
+// Limit is a counter of tries, under an opaque key.
+type Limit struct {
+	Key           string
+	Tries         int           // that lock
+	Quiet         time.Duration // after which tries are forgotten
+	First, Most   time.Duration // of a lock: each doubles the one before
+	ForgetDoubles time.Duration // quiet time after which doubling starts anew
+}
+
+// StoredRecipient is a recipient's setting.
+type StoredRecipient struct {
+	Address    string // folded
+	Verify     string
+	Passphrase []byte // how it is hashed
+	Hashed     []byte // under the server's keys
+	Changed    time.Time
+}
