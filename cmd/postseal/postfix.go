@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
+	"net/netip"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -13,13 +15,14 @@ import (
 	"github.com/postseal/postseal/contrib/postfix"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // postfixSettings are those that setup writes into Postfix's configuration.
 var postfixSettings = append([]string{
 	"policy-listen", "map-listen", "lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 	"fallback-listen", "reinject-plain", "reinject-secure", "reinject-forced", "notice-relay",
-	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size",
+	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver",
 }, storeSettings...)
 
 func postfixCommand() *cli.Command {
@@ -31,7 +34,10 @@ func postfixCommand() *cli.Command {
 		verb("check", "", "look for ways by which required mail could leak, loop or get lost",
 			with([]cli.Flag{dir, jsonFlag()}, settings), checkPostfix),
 		verb("undo", "", "take back what setup did; refused while required mail is queued",
-			with([]cli.Flag{dir, &cli.BoolFlag{Name: "hold", Usage: "put all queued mail on hold first"}}, settings), undoPostfix),
+			with([]cli.Flag{dir,
+				&cli.BoolFlag{Name: "hold", Usage: "put queued mail on hold instead of refusing"},
+				&cli.BoolFlag{Name: "dry-run", Usage: "show what would change, and change nothing"},
+			}, settings), undoPostfix),
 	)
 }
 
@@ -112,7 +118,8 @@ func undoPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return postfixInstance(c, cfg).Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), Out: c.App.Writer})
+	p := postfixInstance(c, cfg)
+	return p.Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), DryRun: c.Bool("dry-run"), Out: c.App.Writer})
 }
 
 // errFindings makes check exit 1 after it has printed what it found.
@@ -147,16 +154,25 @@ func checkPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := p.Check(c.Context, postfix.CheckOptions{Options: o, Rules: snapshot, OwnDomains: cfg.strs("own-domain"), MaxMessageSize: cfg.size("max-message-size")})
+	check := postfix.CheckOptions{Options: o, Rules: snapshot}
+	if own := cfg.strs("own-domain"); len(own) > 0 {
+		check.Own = postfix.NewStaticDomains(own)
+	}
+	if check.MailHosts, err = mailHosts(cfg); err != nil {
+		return err
+	}
+	found, err := p.Check(c.Context, check)
 	if err != nil {
 		return err
 	}
-	if found == nil {
-		found = []postfix.Finding{}
+	if f, ok, err := checkSizeLimit(c.Context, p, cfg); err != nil {
+		return err
+	} else if ok {
+		found = append([]postfix.Finding{f}, found...)
 	}
 	bad := false
 	for _, f := range found {
-		bad = bad || f.Severity.Bad()
+		bad = bad || f.Severity == postfix.Leak || f.Severity == postfix.Loop || f.Severity == postfix.Lose
 	}
 	if c.Bool("json") {
 		if err := printJSON(c, found); err != nil {
@@ -171,6 +187,37 @@ func checkPostfix(c *cli.Context) error {
 	return nil
 }
 
+// checkSizeLimit finds a Postfix that accepts larger messages than Postseal takes.
+func checkSizeLimit(ctx context.Context, p *postfix.Instance, cfg *config) (postfix.Finding, bool, error) {
+	v, err := p.Param(ctx, "message_size_limit")
+	if err != nil {
+		return postfix.Finding{}, false, err
+	}
+	limit, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
+		return postfix.Finding{}, false, fmt.Errorf("message_size_limit %q: %w", v, err)
+	}
+	// Postfix adds header lines to what it counted.
+	if limit != 0 && limit+(64<<10) <= cfg.size("max-message-size") {
+		return postfix.Finding{}, false, nil
+	}
+	return postfix.Finding{
+		Severity: postfix.Lose, ID: "size-limit", Where: "main.cf: message_size_limit",
+		What: fmt.Sprintf("Postfix takes messages of up to %s bytes (0: any), Postseal up to %d: a larger one can't be sealed", v, cfg.size("max-message-size")),
+		Fix:  "raise max-message-size, or lower message_size_limit",
+	}, true, nil
+}
+
+// mailHosts returns a function that looks up the addresses of a domain's MX
+// hosts.
+func mailHosts(cfg *config) (func(context.Context, string) ([]netip.Addr, error), error) {
+	resolver, err := probe.NewResolver(cfg.strs("resolver"))
+	if err != nil {
+		return nil, err
+	}
+	return resolver.MailHosts, nil
+}
+
 func printFindings(c *cli.Context, found []postfix.Finding) {
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	for _, f := range found {
@@ -180,9 +227,6 @@ func printFindings(c *cli.Context, found []postfix.Finding) {
 		}
 	}
 	w.Flush()
-	if len(found) == 0 {
-		fmt.Fprintln(c.App.Writer, "nothing found")
-	}
 }
 
 // noticeFrom returns the From of notices, "Name <addr>" or an address: the

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -67,7 +68,11 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	ask("myorigin", func() (e error) { s.origin, e = p.Origin(ctx); return e })
 	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
-	ask("mail_owner", func() (e error) { s.requeueUID, e = p.MailOwnerUID(ctx); return e })
+	ask("mail_owner", func() error {
+		uid, err := p.MailOwnerUID(ctx)
+		s.requeueUID = strconv.Itoa(uid)
+		return err
+	})
 	ask("own domains", func() (e error) { _, e = s.own.Own(ctx, s.origin); return e })
 	return s, err
 }
