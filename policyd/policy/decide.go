@@ -41,6 +41,12 @@ func ParseState(w string) (State, error) {
 // MarshalText writes the state's word.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads the state's word.
+func (s *State) UnmarshalText(b []byte) (err error) {
+	*s, err = ParseState(string(b))
+	return err
+}
+
 // Posture is what Decide needs to know of a destination, judged against the TLS
 // that the rule demands.
 type Posture struct {
