@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postseal/postseal/internal/lab/fakedns"
 	"github.com/postseal/postseal/internal/lab/fakesmtp"
 )
 
@@ -21,8 +21,10 @@ type Internet struct {
 	// a line of JSON.
 	Log string
 
-	log   *os.File
-	zones zones
+	// DNS answers for all names; see [Internet.Record] for the common case.
+	DNS *fakedns.Server
+
+	log *os.File
 
 	mu    sync.Mutex
 	hosts map[string]*Host // by domain
@@ -48,7 +50,7 @@ func NewInternet(dir string) (*Internet, error) {
 	if n.log, err = os.OpenFile(n.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644); err != nil {
 		return nil, err
 	}
-	if n.zones, err = startZones(Resolver); err != nil {
+	if n.DNS, err = fakedns.Start(Resolver); err != nil {
 		return nil, errors.Join(err, n.log.Close())
 	}
 	return n, nil
@@ -63,7 +65,7 @@ func (n *Internet) Close() error {
 			h.Server.Close()
 		}
 	}
-	return errors.Join(n.zones.Close(), n.log.Close())
+	return errors.Join(n.DNS.Close(), n.log.Close())
 }
 
 // NextIP returns an address that nothing uses yet.
@@ -156,7 +158,7 @@ func (n *Internet) publish(h *Host) error {
 // Record sets the records of one name and type, such as ("a.example", "MX",
 // "10 mx.a.example."); without values there are none.
 func (n *Internet) Record(name, typ string, values ...string) error {
-	return n.zones.Set(name, typ, values...)
+	return n.DNS.Set(name, typ, values...)
 }
 
 // Host returns the host of a domain, nil if there is none.
@@ -216,10 +218,4 @@ func (n *Internet) ArrivedWith(text string) []fakesmtp.Mail {
 	return slices.DeleteFunc(n.Received(), func(m fakesmtp.Mail) bool {
 		return !strings.Contains(string(m.Data), text)
 	})
-}
-
-// zones is what Internet needs of a DNS server.
-type zones interface {
-	Set(name, typ string, values ...string) error
-	io.Closer
 }
