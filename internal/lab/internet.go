@@ -29,6 +29,7 @@ type Internet struct {
 	mu    sync.Mutex
 	hosts map[string]*Host // by domain
 	order []string
+	past  []*fakesmtp.Server // replaced hosts: what they received still counts
 	next  int
 }
 
@@ -143,6 +144,7 @@ func (n *Internet) keep(h *Host) {
 	defer n.mu.Unlock()
 	if old := n.hosts[h.Domain]; old != nil && old.Server != nil {
 		old.Server.Close()
+		n.past = append(n.past, old.Server)
 	}
 	n.hosts[h.Domain] = h
 	n.order = append(n.order, h.Domain)
@@ -181,8 +183,8 @@ func (n *Internet) Hosts() []*Host {
 	return out
 }
 
-// Down stops the host of a domain from listening; Up starts it again, with the
-// behaviour that it had. What it received before is kept in the log only.
+// Down stops the host of a domain from listening; Up starts it again, on another
+// address, with the behaviour that it had.
 func (n *Internet) Down(domain string) error {
 	h := n.Host(domain)
 	if h == nil || h.Server == nil {
@@ -203,7 +205,13 @@ func (n *Internet) Up(domain string) error {
 
 // Received returns every mail that arrived anywhere, in order of time.
 func (n *Internet) Received() []fakesmtp.Mail {
+	n.mu.Lock()
+	past := slices.Clone(n.past)
+	n.mu.Unlock()
 	var all []fakesmtp.Mail
+	for _, s := range past {
+		all = append(all, s.Received()...)
+	}
 	for _, h := range n.Hosts() {
 		if h.Server != nil {
 			all = append(all, h.Server.Received()...)

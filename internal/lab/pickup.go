@@ -233,12 +233,12 @@ var codeLine = regexp.MustCompile(`(?m)\b(\d{3}[ -]?\d{3,5})\b`)
 // Pickup picks a sealed message up by the link of its notice, reading the code
 // from the mail that arrives for recipient.
 func (b *Bed) Pickup(recipient, link, passphrase string) ([]byte, error) {
-	before := len(b.Received())
+	since := time.Now()
 	return NewBrowser().Pickup(link, func() (c string, err error) {
 		Poll(15*time.Second, func() bool {
-			for _, m := range b.Received()[before:] {
+			for _, m := range b.Received() {
 				_, body, _ := bytes.Cut(m.Data, []byte("\r\n\r\n"))
-				if m.HasTo(recipient) && !linkLine.Match(body) {
+				if m.Time.After(since) && m.HasTo(recipient) && !linkLine.Match(body) {
 					if found := codeLine.FindSubmatch(body); found != nil {
 						c = strings.NewReplacer(" ", "", "-", "").Replace(string(found[1]))
 					}
