@@ -70,6 +70,7 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 		}
 		return nil, fmt.Errorf("seal: %w", err)
 	}
+	v.crash("seal-after-commit")
 	v.metrics.sealed.Add(float64(len(all)))
 	v.log.Info("message sealed", "items", ids, "queue_id", m.QueueID, "recipients", len(all), "size", m.Size)
 	v.wake()
@@ -178,7 +179,11 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 		item.Pickups = append(item.Pickups, p)
 	}
 	item.WriteOut = func(chunk func([]byte) error) error {
-		return encrypt(key, item.ID, m, chunk)
+		if err := encrypt(key, item.ID, m, chunk); err != nil {
+			return err
+		}
+		v.crash("seal-before-commit")
+		return nil
 	}
 	return item, nil
 }

@@ -163,7 +163,7 @@ type PickupFilter struct {
 type Limit struct {
 	Key           string
 	Tries         int           // that lock
-	Quiet         time.Duration // after which tries are forgotten
+	Window        time.Duration // after the first of them tries are forgotten
 	First, Most   time.Duration // of a lock: each doubles the one before
 	ForgetDoubles time.Duration // quiet time after which doubling starts anew
 }

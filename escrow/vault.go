@@ -48,6 +48,9 @@ type Options struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	Wake       func()                // called after mails were queued
+	// Crash, where set, is called at named points, for tests that kill the
+	// process there: seal-before-commit, seal-after-commit.
+	Crash func(point string)
 }
 
 // Vault seals messages and opens them to their recipients. Its methods may be
@@ -64,6 +67,7 @@ type Vault struct {
 	wake     func()
 	hashing  chan struct{} // a place for each passphrase that may be hashed at a time
 	metrics  *metrics
+	crash    func(point string)
 }
 
 // parallelHashing bounds how many passphrases are hashed at a time: each takes
@@ -90,7 +94,7 @@ func NewVault(o Options) (*Vault, error) {
 		url:      strings.TrimRight(u.String(), "/"), // String escapes: it is ASCII
 		now:      o.Now, log: o.Log, wake: o.Wake,
 		hashing: make(chan struct{}, parallelHashing),
-		metrics: newMetrics(o.Registerer),
+		metrics: newMetrics(o.Registerer), crash: o.Crash,
 	}
 	if v.lifetime <= 0 {
 		v.lifetime = DefaultLifetime
@@ -103,6 +107,9 @@ func NewVault(o Options) (*Vault, error) {
 	}
 	if v.wake == nil {
 		v.wake = func() {}
+	}
+	if v.crash == nil {
+		v.crash = func(string) {}
 	}
 	server := o.ServerName
 	if server == "" {

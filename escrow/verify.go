@@ -28,8 +28,9 @@ const (
 	tagSize   = 16
 )
 
-// Limits on tries. A lock takes 5 minutes and doubles to a day; a day without
-// tries forgets them, a week without forgets the doubling.
+// Limits on tries, within a day (an hour for a client's address, which many may
+// share). A lock takes 5 minutes and doubles to a day; a week without tries
+// forgets the doubling.
 const (
 	triesPickup    = 5
 	triesRecipient = 10
@@ -40,8 +41,9 @@ const (
 
 	firstLock     = 5 * time.Minute
 	longestLock   = 24 * time.Hour
-	quietTries    = 24 * time.Hour
-	quietCodes    = time.Hour
+	windowTries   = 24 * time.Hour
+	windowClient  = time.Hour
+	windowCodes   = time.Hour
 	forgetDoubles = 7 * 24 * time.Hour
 )
 
@@ -49,18 +51,18 @@ const (
 // recipient over all messages, and of the client's address (of its /64 network
 // in IPv6), where it is known.
 func (v *Vault) guessLimits(p *Pickup, c Client) []Limit {
-	return v.limits(p, c, "try", quietTries, triesPickup, triesRecipient, triesClient)
+	return v.limits(p, c, "try", windowTries, triesPickup, triesRecipient, triesClient)
 }
 
 func (v *Vault) codeLimits(p *Pickup, c Client) []Limit {
-	return v.limits(p, c, "code", quietCodes, codesPickup, codesRecipient, codesClient)
+	return v.limits(p, c, "code", windowCodes, codesPickup, codesRecipient, codesClient)
 }
 
-func (v *Vault) limits(p *Pickup, c Client, what string, quiet time.Duration, pickup, recipient, client int) []Limit {
+func (v *Vault) limits(p *Pickup, c Client, what string, window time.Duration, pickup, recipient, client int) []Limit {
 	limit := func(tries int, kind, value string) Limit {
 		// Keyed hashes: the table must not become a list of who came from where.
 		key := hex.EncodeToString(v.keys.tag(tagSize, "limit/1", what, kind, value))
-		return Limit{Key: key, Tries: tries, Quiet: quiet, First: firstLock, Most: longestLock, ForgetDoubles: forgetDoubles}
+		return Limit{Key: key, Tries: tries, Window: window, First: firstLock, Most: longestLock, ForgetDoubles: forgetDoubles}
 	}
 	folded, err := fold(p.Recipient)
 	if err != nil {
@@ -71,7 +73,9 @@ func (v *Vault) limits(p *Pickup, c Client, what string, quiet time.Duration, pi
 		if a.Is6() {
 			a = netip.PrefixFrom(a.WithZone(""), 64).Masked().Addr()
 		}
-		limits = append(limits, limit(client, "client", a.String()))
+		l := limit(client, "client", a.String())
+		l.Window = windowClient
+		limits = append(limits, l)
 	}
 	return limits
 }
@@ -246,10 +250,15 @@ func (v *Vault) hash(ctx context.Context, passphrase, hashing []byte) ([]byte, e
 func (v *Vault) forgive(ctx context.Context, p *Pickup, c Client, limits []Limit, locks []string) {
 	ctx = context.WithoutCancel(ctx)
 	mine := keysOf(limits[:2])
+	var err error
 	if p.Verify == VerifyCode {
-		mine = append(mine, v.codeLimits(p, c)[0].Key)
+		codes := v.codeLimits(p, c)
+		mine = append(mine, keysOf(codes[:2])...)
+		for _, l := range codes[2:] {
+			err = errors.Join(err, v.store.Refund(ctx, l, false))
+		}
 	}
-	err := v.store.Forget(ctx, mine)
+	err = errors.Join(err, v.store.Forget(ctx, mine))
 	for _, l := range limits[2:] {
 		madeLock := false
 		for _, k := range locks {

@@ -47,22 +47,22 @@ func (db *DB) UseCode(ctx context.Context, pickup string, tag []byte, now time.T
 
 // limitRow is a counter as it is stored.
 type limitRow struct {
-	tries, locks int
-	until, last  time.Time
+	tries, locks       int
+	since, until, last time.Time
 }
 
 func readLimit(ctx context.Context, q querier, key string) (limitRow, error) {
 	var (
-		l           limitRow
-		until, last dbsql.NullInt64
+		l                  limitRow
+		since, until, last dbsql.NullInt64
 	)
-	err := q.QueryRowContext(ctx, `SELECT tries, locks, locked_until, last_at FROM escrow_limit WHERE key = ?`, key).Scan(&l.tries, &l.locks, &until, &last)
+	err := q.QueryRowContext(ctx, `SELECT tries, locks, since_at, locked_until, last_at FROM escrow_limit WHERE key = ?`, key).Scan(&l.tries, &l.locks, &since, &until, &last)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return l, nil
 	} else if err != nil {
 		return l, fmt.Errorf("read a limit: %w", err)
 	}
-	l.until, l.last = fromMicros(until), fromMicros(last)
+	l.since, l.until, l.last = fromMicros(since), fromMicros(until), fromMicros(last)
 	return l, nil
 }
 
@@ -88,12 +88,11 @@ func (db *DB) Charge(ctx context.Context, limits []escrow.Limit, now time.Time) 
 		}
 		for i, l := range limits {
 			r := rows[i]
-			idle := now.Sub(r.last)
-			if !r.last.IsZero() && idle >= l.ForgetDoubles {
+			if now.Sub(r.last) >= l.ForgetDoubles {
 				r.locks = 0
 			}
-			if !r.last.IsZero() && idle >= l.Quiet {
-				r.tries = 0
+			if r.tries == 0 || now.Sub(r.since) >= l.Window {
+				r.tries, r.since = 0, now
 			}
 			r.tries++
 			var from, until time.Time
@@ -102,10 +101,10 @@ func (db *DB) Charge(ctx context.Context, limits []escrow.Limit, now time.Time) 
 				r.tries, r.locks = 0, r.locks+1
 				locks = append(locks, l.Key)
 			}
-			_, err := tx.ExecContext(ctx, `INSERT INTO escrow_limit (key, tries, locks, locked_at, locked_until, told, last_at) VALUES (?, ?, ?, ?, ?, 0, ?)
-				ON CONFLICT (key) DO UPDATE SET tries = excluded.tries, locks = excluded.locks, locked_at = excluded.locked_at,
+			_, err := tx.ExecContext(ctx, `INSERT INTO escrow_limit (key, tries, locks, since_at, locked_at, locked_until, told, last_at) VALUES (?, ?, ?, ?, ?, ?, 0, ?)
+				ON CONFLICT (key) DO UPDATE SET tries = excluded.tries, locks = excluded.locks, since_at = excluded.since_at, locked_at = excluded.locked_at,
 				locked_until = excluded.locked_until, told = 0, last_at = excluded.last_at`,
-				l.Key, r.tries, r.locks, micros(from), micros(until), micros(now))
+				l.Key, r.tries, r.locks, micros(r.since), micros(from), micros(until), micros(now))
 			if err != nil {
 				return fmt.Errorf("count a try: %w", err)
 			}

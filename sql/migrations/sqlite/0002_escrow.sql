@@ -59,6 +59,7 @@ CREATE TABLE escrow_limit (
     key          TEXT    NOT NULL PRIMARY KEY, -- keyed hash
     tries        INTEGER NOT NULL,
     locks        INTEGER NOT NULL DEFAULT 0,   -- how often it was locked
+    since_at     INTEGER NOT NULL,             -- of the first of these tries
     locked_at    INTEGER,
     locked_until INTEGER,
     told         INTEGER NOT NULL DEFAULT 0 CHECK (told IN (0, 1)), -- somebody, of this lock
