@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Level is a TLS security level as smtp_tls_policy_maps knows it, from weak to
@@ -151,15 +152,29 @@ func isDomainName(d string) bool {
 // joe@bank.example, @bank.example, @.bank.example, <> or *; for logins a name,
 // @realm or *. What it returns is the form that rules are kept and looked up in:
 // lower case, A-labels, no quotes, a domain without the @.
+//
+// It fails on what would not stay the same if read again, such as a local part
+// with quotes of its own: a rule for the domain covers that.
 func CanonicalPattern(scope Scope, typed string) (string, error) {
+	p, err := canonicalPattern(scope, typed)
+	if err != nil {
+		return "", err
+	}
+	if again, err := canonicalPattern(scope, (&Rule{Scope: scope, Pattern: p}).typed()); err != nil || again != p {
+		return "", fmt.Errorf("%q can't have a rule of its own; make one for its domain", typed)
+	}
+	return p, nil
+}
+
+func canonicalPattern(scope Scope, typed string) (string, error) {
 	p := strings.TrimSpace(typed)
 	switch {
 	case p == "":
 		return "", errors.New("empty pattern: name a domain, an address or *")
 	case p == "*", p == "<>" && scope == BySender, scope == ByContent:
 		return p, nil
-	case strings.ContainsAny(p, "\t\r\n\x00"), len(p) > 512:
-		return "", fmt.Errorf("%q: control characters or too long", p)
+	case strings.ContainsAny(p, "\t\r\n\x00"), !utf8.ValidString(p), len(p) > 512:
+		return "", fmt.Errorf("%q: control characters, not UTF-8 or too long", p)
 	case scope == ByLogin:
 		return strings.ToLower(p), nil
 	}
@@ -211,7 +226,7 @@ func (r *Rule) Validate() error {
 	if r.Scope >= scopes || r.Requirement > EscrowOnly {
 		return fmt.Errorf("unknown scope or requirement in rule %q", r.Pattern)
 	}
-	if p, err := CanonicalPattern(r.Scope, r.typed()); err != nil || p != r.Pattern {
+	if p, err := canonicalPattern(r.Scope, r.typed()); err != nil || p != r.Pattern {
 		return fmt.Errorf("pattern %q is not canonical", r.Pattern)
 	}
 	if r.Weaken && strings.TrimSpace(r.Note) == "" {
