@@ -1,0 +1,328 @@
+package probe
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+// ManagerOptions bound a Manager. The zero value of each has a default.
+type ManagerOptions struct {
+	Floor      uint16        // least TLS version; default: the prober's
+	MaxEntries int           // destinations remembered; default 200,000
+	Queue      int           // looks waiting; default 10,000
+	Workers    int           // looks at a time in the background; default 32
+	MaxLook    time.Duration // for one look, waiting for busy hosts included; default 2 min
+
+	Log *slog.Logger     // default: the prober's
+	Now func() time.Time // default: the prober's
+}
+
+// Manager knows the posture of destinations. It implements [policy.Postures].
+type Manager struct {
+	o       ManagerOptions
+	look    func(ctx context.Context, dest string, reuse time.Duration) *Result
+	store   Store
+	metrics *metrics
+	mem     *memory
+	plan    *schedule
+	queue   chan *entry
+	pack    packer
+
+	base context.Context // of every look
+	stop context.CancelFunc
+
+	mu      sync.Mutex
+	running bool
+	stopped bool
+	flights sync.WaitGroup
+	unsaved map[string]*entry // changed since the last save; while running
+	saveNow chan struct{}
+}
+
+var _ policy.Postures = (*Manager)(nil)
+
+// flight is one look, shared by all who want its result.
+type flight struct {
+	reuse time.Duration // age that its evidence may have
+	done  chan struct{} // closed at the end
+	r     *Result
+	err   error
+}
+
+// ErrStopped reports that the Manager has been shut down.
+var ErrStopped = errors.New("probe: stopped")
+
+// NewManager makes a manager that looks through p and keeps what it learns in
+// store, which may be nil. Call [Manager.Load] and [Manager.Run] to remember and
+// refresh; Look works without.
+func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
+	o.Floor = cmp.Or(o.Floor, p.o.TLSFloor)
+	o.MaxEntries = cmp.Or(o.MaxEntries, 200_000)
+	o.Queue = cmp.Or(o.Queue, 10_000)
+	o.Workers = cmp.Or(o.Workers, 32)
+	o.MaxLook = cmp.Or(o.MaxLook, 2*time.Minute)
+	if o.Log == nil {
+		o.Log = p.o.Log
+	}
+	if o.Now == nil {
+		o.Now = p.o.Now
+	}
+	m := &Manager{
+		o: o, look: p.probe, store: store, metrics: p.metrics,
+		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
+		unsaved: make(map[string]*entry), saveNow: make(chan struct{}, 1),
+	}
+	m.base, m.stop = context.WithCancel(context.Background())
+	return m
+}
+
+// Posture returns what is known of a destination (a domain or next-hop) for a
+// demand, at once. Unknown and stale destinations are looked at in the background,
+// if [Manager.Run] runs.
+//
+// A stale Absent or Broken is not believed any more and comes back as Unknown:
+// then the mail tries TLS, and the fallback looks anew.
+func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
+	dest = Key(dest)
+	now := m.o.Now()
+	e := m.mem.get(dest)
+	if e == nil {
+		e = m.add(dest, now)
+	} else {
+		e.touch(now)
+	}
+	k := e.known.Load()
+	p, noted := k.fresh(demand, m.o.Floor)
+	if !noted {
+		m.note(e, demand)
+	}
+	if !now.Before(k.expires) {
+		m.enqueue(e)
+		if p.State == policy.Absent || p.State == policy.Broken {
+			p.State = policy.Unknown
+		}
+	}
+	return p
+}
+
+func (m *Manager) add(dest string, now time.Time) *entry {
+	e, evicted, made := m.mem.add(dest, now)
+	if evicted != nil {
+		m.plan.remove(evicted)
+	} else if made {
+		m.metrics.known.Inc()
+	}
+	return e
+}
+
+// note has the history of a demand kept from now on.
+func (m *Manager) note(e *entry, demand policy.TLSParams) {
+	for {
+		k := e.known.Load()
+		if _, noted := k.fresh(demand, m.o.Floor); noted || e.known.CompareAndSwap(k, k.noting(demand, m.o.Floor)) {
+			return
+		}
+	}
+}
+
+// enqueue asks the workers for a look, unless one is waiting already. Where too
+// many wait it does nothing: the next question asks again.
+func (m *Manager) enqueue(e *entry) bool {
+	if e.queued.Load() || !e.queued.CompareAndSwap(false, true) {
+		return true
+	}
+	select {
+	case m.queue <- e:
+		return true
+	default:
+		e.queued.Store(false)
+		m.metrics.dropped.Inc()
+		return false
+	}
+}
+
+// Look returns the posture of a destination for a demand as a look found it
+// that is at most maxAge old; with 0 one that ends after the call. Callers share
+// one look. The error is that of ctx or [ErrStopped]; that nothing could be found
+// out is a posture, Unknown. After an error the posture is not to be used.
+//
+// The Result, which must not be changed, is judged by the floor alone; the
+// posture, by the demand.
+func (m *Manager) Look(ctx context.Context, dest string, demand policy.TLSParams, maxAge time.Duration) (policy.Posture, *Result, error) {
+	dest = Key(dest)
+	now := m.o.Now()
+	e := m.add(dest, now)
+	e.touch(now)
+	if !plain(demand) {
+		m.note(e, demand)
+	}
+	if maxAge > 0 {
+		if k := e.known.Load(); k.result != nil && now.Sub(k.checked) <= maxAge && !k.checked.After(now) {
+			if r, err := k.full(); err == nil {
+				p, _ := k.fresh(demand, m.o.Floor)
+				return p, r, nil
+			}
+		}
+	}
+	f, err := m.fly(ctx, e, maxAge)
+	if err != nil {
+		return policy.Posture{}, nil, fmt.Errorf("look at %s: %w", dest, err)
+	}
+	p, _ := e.known.Load().fresh(demand, m.o.Floor)
+	return p, f.r, nil
+}
+
+// fly waits for a look whose evidence is not older than reuse: the one going
+// on, if it will do, or a new one. The look itself does not end with ctx, since
+// others may wait for it too.
+func (m *Manager) fly(ctx context.Context, e *entry, reuse time.Duration) (*flight, error) {
+	for {
+		e.mu.Lock()
+		f := e.flight
+		joined := f != nil
+		if !joined {
+			f = &flight{reuse: reuse, done: make(chan struct{})}
+			if !m.start(func() { m.run(e, f) }) {
+				e.mu.Unlock()
+				return nil, ErrStopped
+			}
+			e.flight = f
+		}
+		e.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if !joined || f.reuse <= reuse {
+			return f, f.err
+		}
+	}
+}
+
+// start runs f beside, unless Run is over.
+func (m *Manager) start(f func()) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		return false
+	}
+	m.flights.Go(f)
+	return true
+}
+
+// run carries a look out.
+func (m *Manager) run(e *entry, f *flight) {
+	ctx, cancel := context.WithTimeout(m.base, m.o.MaxLook)
+	defer cancel()
+	r := m.safeLook(ctx, e.dest, f.reuse)
+	if m.base.Err() != nil && r.State == policy.Unknown {
+		f.err = ErrStopped // says nothing of the destination
+	} else {
+		f.r = r
+		m.learn(e, r)
+	}
+	e.mu.Lock()
+	e.flight = nil
+	e.mu.Unlock()
+	close(f.done)
+}
+
+// safeLook keeps a fault in the parsing of foreign input from ending the mail
+// server's helper: nothing is known then.
+func (m *Manager) safeLook(ctx context.Context, dest string, reuse time.Duration) (r *Result) {
+	defer func() {
+		if fault := recover(); fault != nil {
+			m.o.Log.Error("look at a destination failed: please report this", "dest", dest, "fault", fault, "stack", string(debug.Stack()))
+			r = &Result{Dest: dest, State: policy.Unknown, Reason: "internal fault", MX: []MXResult{}, Checked: m.o.Now().UTC()}
+		}
+	}()
+	return m.look(ctx, dest, reuse)
+}
+
+// learn remembers, schedules and saves what a look found.
+func (m *Manager) learn(e *entry, r *Result) {
+	var k, old *known
+	for { // a demand may be noted meanwhile
+		old = e.known.Load()
+		k = old.learn(r, m.o.Now(), m.o.Floor, &m.pack)
+		if e.known.CompareAndSwap(old, k) {
+			break
+		}
+	}
+	if old.state != k.state {
+		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state, "to", k.state, "reason", r.Reason)
+	}
+	if m.mem.get(e.dest) == e { // not evicted meanwhile
+		m.plan.set(e, k.next)
+	}
+	if m.store == nil {
+		return
+	}
+	m.mu.Lock()
+	running := m.running
+	if running {
+		m.unsaved[e.dest] = e
+	}
+	m.mu.Unlock()
+	if running {
+		select {
+		case m.saveNow <- struct{}{}:
+		default:
+		}
+		return
+	}
+	rec, err := k.record(e.dest)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(m.base), 10*time.Second)
+		err = m.store.SavePosture(ctx, rec)
+		cancel()
+	}
+	if err != nil {
+		m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
+	}
+}
+
+// Load remembers what the store has. What got stale meanwhile is looked at
+// again within minutes, spread out, if it was in use lately, and else when
+// somebody asks.
+func (m *Manager) Load(ctx context.Context) error {
+	if m.store == nil {
+		return nil
+	}
+	now := m.o.Now()
+	err := m.store.LoadPostures(ctx, func(r Record) error {
+		if r.Dest != Key(r.Dest) || m.mem.len() >= m.o.MaxEntries {
+			return nil
+		}
+		e := m.add(r.Dest, now)
+		k := load(r, now, &m.pack)
+		if !e.known.Load().checked.IsZero() {
+			return nil // looked at already
+		}
+		e.known.Store(k)
+		e.used.Store(k.checked.Unix())
+		k.next = k.expires.Add(-k.expires.Sub(k.checked) / refreshAhead)
+		if kind(k.state) != 0 {
+			k.next = k.expires
+		}
+		if soon := now.Add(rand.N(spreadAtStart)); k.next.Before(soon) {
+			k.next = soon
+		}
+		m.plan.set(e, k.next)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("load postures: %w", err)
+	}
+	return nil
+}

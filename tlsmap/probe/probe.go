@@ -1,0 +1,405 @@
+// Package probe finds out how destinations take mail: whether TLS works there,
+// is absent or broken, or whether nobody can say.
+//
+// The way of a question: a server asks the [Manager] for the posture of a
+// destination and gets what is known at once, from memory. What is unknown or
+// stale is queued; a worker lets the [Prober] look: the [Resolver] finds the MX
+// hosts and their addresses, a short SMTP session with each tries STARTTLS, and
+// one verdict comes out. The Manager remembers it, with the time when TLS last
+// worked and the time when it was lost, saves it through the [Store] and looks
+// again before it is stale. The fallback does not trust the memory: it has the
+// Manager look now.
+//
+// In doubt the answer is Unknown or Unreachable, which never seals and never
+// weakens: failing DNS, a 4xx, a refused connection and our own limits are never
+// "no TLS".
+//
+// The package never sends mail and decides nothing.
+package probe
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+// The limits of one look. What lies beyond them is not looked at and counts as
+// unknown where nothing else works.
+const (
+	maxHosts     = 10 // MX hosts
+	maxAddresses = 8  // of each host
+)
+
+// Options say how a Prober looks. The zero value of each has a default.
+type Options struct {
+	Resolver    *Resolver      // default: that of /etc/resolv.conf
+	HELO        string         // our name in EHLO; default: the host's name
+	TLSFloor    uint16         // least version that works; default tls.VersionTLS12
+	Timeout     time.Duration  // for each step of a session; default 10 s
+	MaxParallel int            // sessions at a time; default 64
+	MaxPerHost  int            // sessions at a time with one address; default 2
+	Roots       *x509.CertPool // default: the system's
+	Port        uint16         // default 25; of destinations that name none
+
+	// Bind is the local address of connections, by family; zero: the system's
+	// choice.
+	Bind []netip.Addr
+	// Dial connects to an address and port; default: a plain TCP connection.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	Log        *slog.Logger          // default: none
+	Registerer prometheus.Registerer // default: no metrics
+	Now        func() time.Time      // default time.Now
+}
+
+// Prober looks at destinations. It remembers nothing but the sessions of the
+// last minutes.
+type Prober struct {
+	o       Options
+	suites  []uint16
+	hosts   *hosts
+	metrics *metrics
+}
+
+// NewProber makes a prober. It fails where the metrics are registered already or
+// there is no resolver.
+func NewProber(o Options) (*Prober, error) {
+	if o.Resolver == nil {
+		r, err := NewResolver(nil)
+		if err != nil {
+			return nil, err
+		}
+		o.Resolver = r
+	}
+	if o.HELO == "" {
+		o.HELO = localName()
+	}
+	if err := checkHELO(o.HELO); err != nil {
+		return nil, err
+	}
+	o.TLSFloor = cmp.Or(o.TLSFloor, tls.VersionTLS12)
+	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
+	o.MaxParallel = cmp.Or(o.MaxParallel, 64)
+	o.MaxPerHost = cmp.Or(o.MaxPerHost, 2)
+	o.Port = cmp.Or(o.Port, 25)
+	if o.Dial == nil {
+		o.Dial = dialer(o.Bind)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	m, err := newMetrics(o.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register the metrics of the prober: %w", err)
+	}
+	return &Prober{o: o, suites: cipherSuites(), hosts: newHosts(o.MaxParallel, o.MaxPerHost), metrics: m}, nil
+}
+
+func localName() string {
+	if h, err := os.Hostname(); err == nil && checkName(h) == nil {
+		return h
+	}
+	return "localhost"
+}
+
+// checkHELO keeps a name from breaking out of the command it is put into.
+func checkHELO(name string) error {
+	for i := 0; i < len(name); i++ {
+		if name[i] <= ' ' || name[i] >= 0x7f {
+			return fmt.Errorf("EHLO name %q: want a host name", name)
+		}
+	}
+	return nil
+}
+
+func dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		d := net.Dialer{KeepAlive: -1}
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range bind {
+			if b.Is4() == to.Addr().Is4() {
+				d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b, 0))
+			}
+		}
+		return d.DialContext(ctx, network, address)
+	}
+}
+
+// Probe looks at a destination now: a domain, domain:port, [host], [host]:port
+// or an address literal such as [192.0.2.1]. It never returns nil: what goes wrong
+// is in the State and Reason of the result. It takes as long as the slowest host,
+// at most about a minute, and ends with ctx.
+func (p *Prober) Probe(ctx context.Context, dest string) *Result {
+	return p.probe(ctx, dest, 0)
+}
+
+// probe is Probe that accepts the result of a session that is not older than
+// reuse.
+func (p *Prober) probe(ctx context.Context, dest string, reuse time.Duration) *Result {
+	start := time.Now()
+	r := &Result{Dest: Key(dest), MX: []MXResult{}, Checked: p.o.Now().UTC()}
+	p.look(ctx, r, reuse)
+	if ctx.Err() != nil && r.State == policy.Unknown {
+		r.Reason = "not looked at to the end"
+	}
+	r.Reason = clean(r.Reason)
+	took := time.Since(start)
+	r.DurationMS = took.Milliseconds()
+	p.metrics.observe(r.State, took)
+	p.o.Log.Debug("looked at a destination", "dest", r.Dest, "state", r.State, "reason", r.Reason, "duration", took)
+	return r
+}
+
+func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
+	d, err := parseDestination(r.Dest)
+	if err != nil {
+		r.State, r.Reason = policy.Unknown, err.Error()
+		return
+	}
+	r.Domain = d.name
+	ttl := time.Duration(-1)
+	least := func(a *Answer) {
+		if a != nil && (ttl < 0 || a.TTL < ttl) {
+			ttl = a.TTL
+		}
+	}
+	defer func() { r.TTL = int(max(0, ttl) / time.Second) }()
+
+	gone := false // no MX, by NXDOMAIN
+	switch {
+	case d.addr.IsValid():
+		r.Domain = d.addr.String()
+		r.MX = []MXResult{{Addresses: []AddressResult{{Addr: d.addr}}}}
+	case d.host:
+		r.MX = []MXResult{{Host: d.name}}
+	default:
+		a, err := p.o.Resolver.Lookup(ctx, d.name, dns.TypeMX)
+		if err != nil {
+			r.State, r.Reason = policy.Unknown, err.Error()
+			return
+		}
+		least(a)
+		r.Authentic, gone = a.Authentic, a.NotFound
+		if r.mxHosts(a.Records); r.NullMX {
+			r.State, r.Reason = policy.NoMail, "null MX: the domain takes no mail"
+			return
+		}
+		if len(r.MX) == 0 {
+			// Like Postfix also after NXDOMAIN: some servers say so for a name
+			// that has other records.
+			r.ImplicitMX = true
+			r.MX = []MXResult{{Host: d.name}}
+		}
+	}
+	if extra := len(r.MX) - maxHosts; extra > 0 {
+		r.Unprobed += extra
+		r.MX = r.MX[:maxHosts]
+	}
+	p.addresses(ctx, r, least)
+	if r.ImplicitMX && !r.MX[0].DNSFailed && len(r.MX[0].Addresses) == 0 {
+		r.State, r.Reason = policy.NoMail, "the domain has neither MX nor address"
+		if gone {
+			r.Reason = "no such domain"
+		}
+		r.ImplicitMX, r.MX = false, []MXResult{}
+		return
+	}
+	port := cmp.Or(d.port, p.o.Port)
+	var wg sync.WaitGroup
+	for i := range r.MX {
+		mx := &r.MX[i]
+		for j := range mx.Addresses {
+			a := &mx.Addresses[j]
+			if a.Error != "" {
+				continue
+			}
+			t := target{mx.Host, a.Addr, port}
+			wg.Go(func() {
+				got, ok := p.hosts.do(ctx, t, reuse, func() AddressResult { return p.session(ctx, t) })
+				if !ok {
+					got = AddressResult{Addr: t.addr, State: policy.Unknown, Error: "not looked at: too busy"}
+				}
+				*a = got
+			})
+		}
+	}
+	wg.Wait()
+	r.State = r.Judge(policy.TLSParams{}, p.o.TLSFloor)
+	r.Reason = r.explain()
+}
+
+// mxHosts fills in the hosts of MX records, by preference and then name. Postfix
+// shuffles equal preferences, which makes no difference where any host will do.
+func (r *Result) mxHosts(records []dns.RR) {
+	for _, rr := range records {
+		mx, ok := rr.(*dns.MX)
+		if !ok {
+			continue
+		}
+		host := strings.ToLower(strings.TrimSuffix(mx.Mx, "."))
+		if slices.ContainsFunc(r.MX, func(m MXResult) bool { return m.Host == host }) {
+			continue
+		}
+		r.MX = append(r.MX, MXResult{Host: host, Preference: mx.Preference})
+	}
+	if len(r.MX) == 1 && r.MX[0].Host == "" {
+		r.NullMX, r.MX = true, []MXResult{}
+	}
+	slices.SortFunc(r.MX, func(a, b MXResult) int {
+		return cmp.Or(cmp.Compare(a.Preference, b.Preference), strings.Compare(a.Host, b.Host))
+	})
+}
+
+// addresses looks the hosts up, all at once.
+func (p *Prober) addresses(ctx context.Context, r *Result, least func(*Answer)) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	extra := make([]int, len(r.MX))
+	for i := range r.MX {
+		mx := &r.MX[i]
+		if mx.Host == "" && len(mx.Addresses) > 0 {
+			continue // an address literal
+		}
+		mx.Addresses = []AddressResult{}
+		if err := checkName(mx.Host); err != nil {
+			mx.Host, mx.Error = clean(mx.Host), err.Error()
+			continue
+		}
+		wg.Go(func() {
+			found, answers := p.hostAddresses(ctx, mx)
+			mu.Lock()
+			defer mu.Unlock()
+			for _, a := range answers {
+				least(a)
+			}
+			if extra[i] = len(found) - maxAddresses; extra[i] > 0 {
+				found = found[:maxAddresses]
+			}
+			for _, addr := range found {
+				a := AddressResult{Addr: addr, State: policy.Unreachable}
+				if addr.IsUnspecified() || addr.IsMulticast() {
+					a.Error = "not the address of a host"
+				}
+				mx.Addresses = append(mx.Addresses, a)
+			}
+		})
+	}
+	wg.Wait()
+	for _, n := range extra {
+		r.Unprobed += max(0, n)
+	}
+}
+
+// hostAddresses returns the addresses of a host, the families taking turns. As
+// with Postfix a family whose lookup fails counts for nothing where the other has
+// addresses; else it sets DNSFailed.
+func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr, []*Answer) {
+	types := [...]uint16{dns.TypeAAAA, dns.TypeA}
+	var answers [len(types)]*Answer
+	var errs [len(types)]error
+	var wg sync.WaitGroup
+	for i, t := range types {
+		wg.Go(func() { answers[i], errs[i] = p.o.Resolver.Lookup(ctx, mx.Host, t) })
+	}
+	wg.Wait()
+	var lists [len(types)][]netip.Addr
+	mx.Authentic = true
+	for i, a := range answers {
+		if a == nil {
+			mx.Authentic = false
+			continue
+		}
+		mx.Authentic = mx.Authentic && a.Authentic
+		for _, rr := range a.Records {
+			var addr netip.Addr
+			switch rr := rr.(type) {
+			case *dns.A:
+				addr, _ = netip.AddrFromSlice(rr.A)
+			case *dns.AAAA:
+				addr, _ = netip.AddrFromSlice(rr.AAAA)
+			}
+			if addr = addr.Unmap(); addr.IsValid() && !slices.Contains(lists[i], addr) {
+				lists[i] = append(lists[i], addr)
+			}
+		}
+		slices.SortFunc(lists[i], netip.Addr.Compare)
+	}
+	var found []netip.Addr
+	for i := range max(len(lists[0]), len(lists[1])) {
+		for _, l := range lists {
+			if i < len(l) {
+				found = append(found, l[i])
+			}
+		}
+	}
+	if err := errors.Join(errs[:]...); err != nil {
+		mx.DNSFailed = len(found) == 0
+		for _, e := range errs {
+			if e != nil {
+				mx.Error = clean(e.Error())
+				break
+			}
+		}
+	} else if len(found) == 0 {
+		mx.Error = "no address"
+		if answers[0].NotFound {
+			mx.Error = "no such host"
+		}
+	}
+	return found, answers[:]
+}
+
+// explain names the host that settled the verdict.
+func (r *Result) explain() string {
+	for i := range r.MX {
+		mx := &r.MX[i]
+		if r.State == policy.Unknown && mx.DNSFailed {
+			return mx.Error
+		}
+		for j := range mx.Addresses {
+			a := &mx.Addresses[j]
+			if a.State != r.State {
+				continue
+			}
+			at := "[" + a.Addr.String() + "]"
+			if mx.Host != "" {
+				at = mx.Host + at
+			}
+			if a.State == policy.Works {
+				return at + ": " + a.Version
+			}
+			return at + ": " + a.Error
+		}
+	}
+	if r.State == policy.Unknown && r.Unprobed > 0 {
+		return fmt.Sprintf("none of the hosts looked at works, and %d more were not looked at", r.Unprobed)
+	}
+	for i := range r.MX {
+		if r.MX[i].Error != "" {
+			return r.MX[i].Host + ": " + r.MX[i].Error
+		}
+	}
+	return "no host answers"
+}

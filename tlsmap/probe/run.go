@@ -1,0 +1,175 @@
+package probe
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Run looks at what is queued or due, and saves what is learned, until ctx is
+// done. Looks that go on then are broken off and what was learned is saved. It
+// returns nil. It can be called once; afterwards Look returns [ErrStopped].
+func (m *Manager) Run(ctx context.Context) error {
+	m.mu.Lock()
+	m.running = true
+	m.mu.Unlock()
+	defer context.AfterFunc(ctx, m.stop)()
+
+	var workers, saver sync.WaitGroup
+	for range m.o.Workers {
+		workers.Go(func() { m.work(ctx) })
+	}
+	saving, end := context.WithCancel(context.WithoutCancel(ctx))
+	saver.Go(func() { m.save(saving) })
+	m.refresh(ctx)
+	workers.Wait()
+	m.mu.Lock()
+	m.stopped = true
+	m.mu.Unlock()
+	m.stop()
+	m.flights.Wait()
+	end()
+	saver.Wait()
+	return nil
+}
+
+func (m *Manager) work(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-m.queue:
+			e.queued.Store(false)
+			if k := e.known.Load(); m.o.Now().Before(k.next) {
+				continue // somebody looked meanwhile
+			}
+			// The error is that of ctx: learn has seen to all else.
+			m.fly(ctx, e, backgroundReuse)
+		}
+	}
+}
+
+// refresh queues what is due, and sweeps.
+func (m *Manager) refresh(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	sweep := time.NewTicker(sweepEvery)
+	defer sweep.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-sweep.C:
+			m.sweep(ctx)
+			continue
+		case <-timer.C:
+		case <-m.plan.wake:
+		}
+		now := m.o.Now()
+		wait := time.Hour
+		for {
+			e, next := m.plan.pop(now)
+			if e == nil {
+				if !next.IsZero() {
+					wait = min(wait, next.Sub(now))
+				}
+				break
+			}
+			if now.Unix()-e.used.Load() > int64(refreshUsed/time.Second) {
+				continue // looked at when somebody asks again
+			}
+			if !m.enqueue(e) {
+				m.plan.set(e, now.Add(less(doubtFirst)))
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+func (m *Manager) sweep(ctx context.Context) {
+	since := m.o.Now().Add(-forgetAfter)
+	m.mem.sweep(since, m.plan.remove)
+	m.metrics.known.Set(float64(m.mem.len()))
+	if m.store == nil {
+		return
+	}
+	if err := m.store.DeletePostures(ctx, since); err != nil && ctx.Err() == nil {
+		m.o.Log.Warn("old postures not deleted", "error", err)
+	}
+}
+
+// The saver writes at most so many records in one transaction, and not more
+// often than this.
+const (
+	saveMost  = 500
+	saveEvery = 250 * time.Millisecond
+	saveRetry = 10 * time.Second
+	saveLimit = 10 * time.Second // for one transaction
+)
+
+// save writes what was learned, many records at a time, until ctx is done and
+// then once more.
+func (m *Manager) save(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			m.flush()
+			return
+		case <-m.saveNow:
+		}
+		wait := saveEvery
+		if !m.flush() {
+			wait = saveRetry
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// flush saves all that is unsaved. What fails stays unsaved.
+func (m *Manager) flush() bool {
+	if m.store == nil {
+		return true
+	}
+	for {
+		var batch []*entry
+		m.mu.Lock()
+		for dest, e := range m.unsaved {
+			delete(m.unsaved, dest)
+			if batch = append(batch, e); len(batch) == saveMost {
+				break
+			}
+		}
+		m.mu.Unlock()
+		if len(batch) == 0 {
+			return true
+		}
+		var records []Record
+		for _, e := range batch {
+			r, err := e.known.Load().record(e.dest)
+			if err != nil {
+				m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
+				continue
+			}
+			records = append(records, r)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), saveLimit)
+		err := m.store.SavePostures(ctx, records)
+		cancel()
+		if err != nil {
+			m.o.Log.Warn("postures not saved", "count", len(records), "error", err)
+			m.mu.Lock()
+			for _, e := range batch {
+				m.unsaved[e.dest] = e
+			}
+			m.mu.Unlock()
+			select {
+			case m.saveNow <- struct{}{}:
+			default:
+			}
+			return false
+		}
+	}
+}
