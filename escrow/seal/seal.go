@@ -217,10 +217,7 @@ func NewID() string {
 
 // IsID reports whether s has the form of an identifier.
 func IsID(s string) bool {
-	if len(s) != 26 {
-		return false
-	}
-	b, err := idEncoding.DecodeString(s)
+	b, err := DecodeTag(s)
 	return err == nil && len(b) == 16
 }
 
@@ -228,5 +225,11 @@ func IsID(s string) bool {
 // survives mail systems that change case.
 func EncodeTag(b []byte) string { return idEncoding.EncodeToString(b) }
 
-// DecodeTag reads what EncodeTag wrote.
-func DecodeTag(s string) ([]byte, error) { return idEncoding.DecodeString(s) }
+// DecodeTag reads what EncodeTag wrote, in no other spelling.
+func DecodeTag(s string) ([]byte, error) {
+	b, err := idEncoding.DecodeString(s)
+	if err == nil && idEncoding.EncodeToString(b) != s {
+		err = errors.New("seal: not the usual spelling")
+	}
+	return b, err
+}
