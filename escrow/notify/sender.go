@@ -302,6 +302,9 @@ func (s *Sender) transact(c *smtp.Client, m Mail) error {
 	if err := w.Close(); err != nil {
 		return fmt.Errorf("end of data: %w", err)
 	}
-	c.Quit() // its answer changes nothing
+	// Postfix has it; the sooner that is recorded the better, and no answer to
+	// QUIT changes it.
+	c.CommandTimeout = time.Second
+	c.Quit()
 	return nil
 }
