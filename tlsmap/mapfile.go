@@ -300,7 +300,13 @@ func (w *writer) tlsFiles(ctx context.Context) {
 	keys := make(map[string]bool)
 	var exempt []string // domains whose mail may go in plaintext
 	for _, r := range rules.Rules() {
-		if r.Scope != policy.ByRecipient || !r.Active(now) || strings.Contains(r.Pattern, "@") {
+		if r.Scope != policy.ByRecipient || !r.Active(now) {
+			continue
+		}
+		if i := strings.LastIndexByte(r.Pattern, '@'); i >= 0 {
+			if r.Requirement == policy.None {
+				exempt = append(exempt, r.Pattern[i+1:])
+			}
 			continue
 		}
 		if r.Pattern == "*" {
