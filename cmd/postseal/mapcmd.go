@@ -1,13 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/mail"
+	"slices"
+	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/urfave/cli/v2"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
 	"github.com/postseal/postseal/tlsmap"
 )
@@ -17,79 +24,128 @@ func mapCommand() *cli.Command {
 	return noun("map", "the tables that Postfix asks",
 		verb("query", "NAME KEY", "ask transport, tls-policy, secure-tls-policy or sender-transport; exit 1 where it has no answer", settings, queryMap),
 		verb("write", "", "write the tables as files", with([]cli.Flag{
-			&cli.StringFlag{Name: "dir", Usage: "the `DIRECTORY` to write them to"},
+			&cli.StringFlag{Name: "dir", Usage: "the `DIRECTORY` to write them to; the service's user must be able to"},
 			&cli.StringFlag{Name: "type", Usage: "lmdb, cdb, texthash or hash", Value: "texthash"},
 		}, settings), writeMaps),
 	)
 }
 
-// openMaps makes a map server that answers from what is in the database.
-func openMaps(c *cli.Context) (*sql.DB, *tlsmap.Server, error) {
+// mapSource is a map server that answers from what is in the database.
+type mapSource struct {
+	cfg      *config
+	db       *sql.DB
+	s        *surroundings
+	postures remembered
+	server   *tlsmap.Server
+}
+
+func openMaps(c *cli.Context) (*mapSource, error) {
 	cfg, err := loadSettings(c, lookupEnv)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	keys, keyErr := escrow.LoadKeys(cfg.str("key-file")) // without, bounce addresses are not known
 	if err := sql.DropToOwner(cfg.dbPath()); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	server, err := func() (*tlsmap.Server, error) {
-		log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
-		s, err := askPostfix(c.Context, cfg, log)
-		if err != nil {
-			return nil, err
-		}
-		engine, err := storedEngine(c, cfg, db)
-		if err != nil {
-			return nil, err
-		}
-		pins, err := escrow.NewPins(c.Context, db)
-		if err != nil {
-			return nil, err
-		}
-		m := tlsmap.Config{
-			Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
-			Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins, AdminTLS: s.adminTLS(), Log: log,
-		}
-		if keyErr == nil {
-			from, err := noticeFrom(c.Context, cfg)
-			if err != nil {
-				return nil, err
-			}
-			vault, err := newVault(cfg, db, keys, from, log, nil, nil, nil)
-			if err != nil {
-				return nil, err
-			}
-			m.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
-		}
-		return tlsmap.New(m)
-	}()
-	if err != nil {
+	src := &mapSource{cfg: cfg, db: db}
+	if err := src.open(c, keys, keyErr == nil); err != nil {
 		db.Close()
-		return nil, nil, err
+		return nil, err
 	}
-	return db, server, nil
+	return src, nil
+}
+
+func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err error) {
+	log := newLog(c.App.ErrWriter, "text")
+	if m.s, err = askPostfix(c.Context, m.cfg, log); err != nil {
+		return err
+	}
+	snapshot, err := loadRules(c.Context, m.db, m.s.delimiters)
+	if err != nil {
+		return err
+	}
+	if m.postures, err = loadRemembered(c.Context, m.db); err != nil {
+		return err
+	}
+	engine, err := newEngine(m.cfg, m.s, func() *policy.Snapshot { return snapshot }, m.postures)
+	if err != nil {
+		return err
+	}
+	pins, err := escrow.NewPins(c.Context, m.db)
+	if err != nil {
+		return err
+	}
+	conf := mapConfig(m.cfg, m.s, engine, pins, log, nil)
+	if haveKeys {
+		from, err := noticeFrom(c.Context, m.cfg)
+		if err != nil {
+			return err
+		}
+		vault, err := newVault(m.cfg, m.db, keys, from, log, nil, nil, nil)
+		if err != nil {
+			return err
+		}
+		conf.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
+	}
+	m.server, err = tlsmap.New(conf)
+	return err
+}
+
+// mapConfig is what every map server needs, bounce addresses aside.
+func mapConfig(cfg *config, s *surroundings, engine *policy.Engine, pins *escrow.Pins, log *slog.Logger, reg prometheus.Registerer) tlsmap.Config {
+	return tlsmap.Config{
+		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
+		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins, AdminTLS: s.adminTLS(), Log: log, Registerer: reg,
+	}
+}
+
+// mapFileOptions says what map files must know that a server asks for.
+func mapFileOptions(ctx context.Context, cfg *config, s *surroundings, kind string, known []string) (tlsmap.Options, error) {
+	o := tlsmap.Options{Type: kind, Known: known}
+	if s.standalone() {
+		o.Own = cfg.strs("own-domain")
+	} else {
+		own, err := s.instance.ListOwnDomains(ctx)
+		if err != nil {
+			return o, err
+		}
+		o.Own = append(own, cfg.strs("own-domain")...)
+		o.PostmapArgs = []string{"-c", cfg.str("postfix-config-dir")}
+	}
+	from, err := noticeFrom(ctx, cfg)
+	if err != nil {
+		return o, err
+	}
+	a, err := mail.ParseAddress(from)
+	if err != nil {
+		return o, err
+	}
+	if _, domain, ok := strings.Cut(a.Address, "@"); ok {
+		o.Bounce = "postseal-bounce@" + domain
+	}
+	return o, nil
 }
 
 func queryMap(c *cli.Context) error {
 	if err := wantArgs(c, 2, 2, "NAME and KEY"); err != nil {
 		return err
 	}
-	db, server, err := openMaps(c)
+	m, err := openMaps(c)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	r, err := server.Query(c.Context, c.Args().Get(0), c.Args().Get(1))
+	defer m.db.Close()
+	r, err := m.server.Query(c.Context, c.Args().Get(0), c.Args().Get(1))
 	if err != nil {
 		return err
 	}
-	if r.Status != "OK" {
-		return fmt.Errorf("%s", r)
+	if r.Status != tlsmap.OK {
+		return fmt.Errorf("%s %s: %s", c.Args().Get(0), c.Args().Get(1), strings.TrimSpace(string(r.Status)+" "+r.Text))
 	}
 	fmt.Fprintln(c.App.Writer, r.Text)
 	return nil
@@ -102,10 +158,21 @@ func writeMaps(c *cli.Context) error {
 	if c.String("dir") == "" {
 		return errors.New("name the directory: --dir DIRECTORY")
 	}
-	db, server, err := openMaps(c)
+	m, err := openMaps(c)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	return server.Write(c.Context, c.String("dir"), tlsmap.Options{Type: c.String("type")})
+	defer m.db.Close()
+	o, err := mapFileOptions(c.Context, m.cfg, m.s, c.String("type"), slices.Sorted(maps.Keys(m.postures)))
+	if err != nil {
+		return err
+	}
+	changed, err := m.server.Write(c.Context, c.String("dir"), o)
+	if err != nil {
+		return err
+	}
+	for _, name := range changed {
+		fmt.Fprintln(c.App.Writer, name)
+	}
+	return nil
 }

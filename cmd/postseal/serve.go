@@ -81,7 +81,15 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	postures, err := probe.NewManager(prober, db, probe.ManagerOptions{Log: log, Registerer: reg})
+	var mapsChanged func() // set where map files are kept
+	postures, err := probe.NewManager(prober, db, probe.ManagerOptions{
+		Floor: tlsVersions[cfg.str("tls-floor")], Log: log, Registerer: reg,
+		OnChange: func() {
+			if mapsChanged != nil {
+				mapsChanged()
+			}
+		},
+	})
 	if err != nil {
 		return err
 	}
@@ -103,12 +111,15 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	outbox = &notify.Sender{Outbox: vault, Relay: cfg.str("notice-relay"), ServerName: s.helo, Log: log, Registerer: reg}
+	outbox = &notify.Sender{Outbox: vault, Relay: cfg.str("notice-relay"), ServerName: s.helo, Log: log, Registerer: reg, Crash: crash}
 
 	// The servers.
-	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, db, pins)
+	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, pins)
 	if err != nil {
 		return err
+	}
+	if parts.maps != nil {
+		mapsChanged = parts.maps.Notify
 	}
 	parts.admin = adminHandler(reg, []readiness{
 		{"database", db.Writable},
@@ -138,7 +149,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		g.Go(func() error { return named("map files", parts.maps.Run(ctx)) })
 	}
 	g.Go(func() error {
-		return named("rules", keepRules(ctx, db, &rules, s.delimiters, log, parts.rulesChanged))
+		return named("rules", keepRules(ctx, db, &rules, s.delimiters, log, func() {
+			if mapsChanged != nil {
+				mapsChanged()
+			}
+		}))
 	})
 	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
 	notifyReady(log)
@@ -192,19 +207,18 @@ func keepRules(ctx context.Context, db *sql.DB, rules *atomic.Pointer[policy.Sna
 
 // parts are the servers.
 type parts struct {
-	policy       *policyd.Server
-	tls          *tlsmap.Server
-	maps         *tlsmap.Keeper // nil without --map-dir
-	splitters    map[policy.Requirement]*intake.Splitter
-	fallback     *intake.Fallback
-	portal       http.Handler
-	portalTLS    *tls.Config
-	admin        http.Handler
-	rulesChanged func()
+	policy    *policyd.Server
+	tls       *tlsmap.Server
+	maps      *tlsmap.Keeper // nil without --map-dir
+	splitters map[policy.Requirement]*intake.Splitter
+	fallback  *intake.Fallback
+	portal    http.Handler
+	portalTLS *tls.Config
+	admin     http.Handler
 }
 
-func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, db *sql.DB, pins *escrow.Pins) (*parts, error) {
-	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter), rulesChanged: func() {}}
+func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins) (*parts, error) {
+	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter)}
 	var err error
 	p.policy, err = policyd.New(policyd.Config{
 		Engine: engine, Splitter: splitter(cfg), AddsRecipients: s.addsRecipients,
@@ -214,25 +228,27 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	if err != nil {
 		return nil, err
 	}
-	maps := tlsmap.Config{
-		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
-		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins,
-		Bounce:   func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok },
-		AdminTLS: s.adminTLS(), Log: log, Registerer: reg,
-	}
+	maps := mapConfig(cfg, s, engine, pins, log, reg)
+	maps.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
 	if p.tls, err = tlsmap.New(maps); err != nil {
 		return nil, err
 	}
 	if dir := cfg.str("map-dir"); dir != "" {
-		p.maps = tlsmap.NewKeeper(p.tls, dir, tlsmap.Options{Type: cfg.str("map-type")}, s.instance.Reload)
-		p.rulesChanged = p.maps.Changed
-		postures.OnChange(p.maps.Changed)
+		p.maps, err = tlsmap.NewKeeper(tlsmap.KeeperConfig{
+			Server: p.tls, Dir: dir, Reload: s.instance.Reload, Log: log,
+			Options: func(ctx context.Context) (tlsmap.Options, error) {
+				return mapFileOptions(ctx, cfg, s, cfg.str("map-type"), postures.Known())
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	in := intake.Config{
-		Decider: engine, Vault: vault, Ledger: db, Subjects: engine.Subjects, Prober: looker{postures},
+		Decider: engine, Vault: vault, Ledger: pins, Subjects: engine.Subjects, Prober: looker{postures},
 		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
 		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID,
-		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash, Pin: pins.Add,
+		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
 	}
 	for _, floor := range []policy.Requirement{policy.None, policy.ForcedTLS, policy.Encryption, policy.EscrowOnly} {
 		p.splitters[floor] = intake.NewSplitter(in, floor)
@@ -349,14 +365,14 @@ func portalTLS(certFile, keyFile string) (*tls.Config, error) {
 // canonical returns the rewriting that Postfix does after we have seen an
 // address.
 func (s *surroundings) canonical() func(context.Context, policy.Address, bool) (policy.Address, error) {
-	if _, standalone := s.routes.(noRoutes); standalone {
+	if s.standalone() {
 		return nil
 	}
 	return s.instance.Canonical
 }
 
 func (s *surroundings) adminTLS() func(context.Context, string) (string, error) {
-	if _, standalone := s.routes.(noRoutes); standalone {
+	if s.standalone() {
 		return nil
 	}
 	return s.instance.AdminTLSPolicy

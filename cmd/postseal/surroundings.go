@@ -85,6 +85,12 @@ func (noRoutes) Route(context.Context, policy.Address) (policy.Route, error) {
 	return policy.Route{}, nil
 }
 
+// standalone reports whether there is no Postfix to ask.
+func (s *surroundings) standalone() bool {
+	_, none := s.routes.(noRoutes)
+	return none
+}
+
 // tlsVersions are the words of tls-floor.
 var tlsVersions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
