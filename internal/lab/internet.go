@@ -227,3 +227,12 @@ func (n *Internet) ArrivedWith(text string) []fakesmtp.Mail {
 		return !strings.Contains(string(m.Data), text)
 	})
 }
+
+// Certificate writes dir/NAME.pem and dir/NAME.key for a host name.
+func (n *Internet) Certificate(dir, name, host string) error {
+	cert, err := n.CA.Issue(fakesmtp.CertOptions{Names: []string{host}})
+	if err != nil {
+		return err
+	}
+	return fakesmtp.WriteFiles(cert, filepath.Join(dir, name+".pem"), filepath.Join(dir, name+".key"))
+}
