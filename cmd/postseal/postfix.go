@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
-	"net/netip"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -15,14 +14,13 @@ import (
 	"github.com/postseal/postseal/contrib/postfix"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
-	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // postfixSettings are those that setup writes into Postfix's configuration.
 var postfixSettings = append([]string{
 	"policy-listen", "map-listen", "lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 	"fallback-listen", "reinject-plain", "reinject-secure", "reinject-forced", "notice-relay",
-	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver",
+	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver", "tls-roots",
 }, storeSettings...)
 
 func postfixCommand() *cli.Command {
@@ -158,9 +156,11 @@ func checkPostfix(c *cli.Context) error {
 	if own := cfg.strs("own-domain"); len(own) > 0 {
 		check.Own = postfix.NewStaticDomains(own)
 	}
-	if check.MailHosts, err = mailHosts(cfg); err != nil {
+	prober, err := newProber(cfg, "", nil, nil)
+	if err != nil {
 		return err
 	}
+	check.MailHosts = prober.MailHosts
 	found, err := p.Check(c.Context, check)
 	if err != nil {
 		return err
@@ -206,16 +206,6 @@ func checkSizeLimit(ctx context.Context, p *postfix.Instance, cfg *config) (post
 		What: fmt.Sprintf("Postfix takes messages of up to %s bytes (0: any), Postseal up to %d: a larger one can't be sealed", v, cfg.size("max-message-size")),
 		Fix:  "raise max-message-size, or lower message_size_limit",
 	}, true, nil
-}
-
-// mailHosts returns a function that looks up the addresses of a domain's MX
-// hosts.
-func mailHosts(cfg *config) (func(context.Context, string) ([]netip.Addr, error), error) {
-	resolver, err := probe.NewResolver(cfg.strs("resolver"))
-	if err != nil {
-		return nil, err
-	}
-	return resolver.MailHosts, nil
 }
 
 func printFindings(c *cli.Context, found []postfix.Finding) {

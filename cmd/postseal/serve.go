@@ -82,17 +82,13 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	var mapsChanged func() // set where map files are kept
-	postures, err := probe.NewManager(prober, db, probe.ManagerOptions{
-		Floor: tlsVersions[cfg.str("tls-floor")], Log: log, Registerer: reg,
+	postures := probe.NewManager(prober, db, probe.ManagerOptions{
 		OnChange: func() {
 			if mapsChanged != nil {
 				mapsChanged()
 			}
 		},
 	})
-	if err != nil {
-		return err
-	}
 	if err := postures.Load(ctx); err != nil {
 		return err
 	}

@@ -22,6 +22,10 @@ type ManagerOptions struct {
 	Workers    int           // looks at a time in the background; default 32
 	MaxLook    time.Duration // for one look, waiting for busy hosts included; default 2 min
 
+	// OnChange, where set, is called after the state of a destination changed. It
+	// must not block.
+	OnChange func()
+
 	Log *slog.Logger     // default: the prober's
 	Now func() time.Time // default: the prober's
 }
@@ -261,6 +265,9 @@ func (m *Manager) learn(e *entry, r *Result) {
 	}
 	if old.state != k.state {
 		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state, "to", k.state, "reason", r.Reason)
+		if m.o.OnChange != nil {
+			m.o.OnChange()
+		}
 	}
 	if m.mem.get(e.dest) == e { // not evicted meanwhile
 		m.plan.set(e, k.next)

@@ -1,0 +1,28 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The command line is tested as it is used: scripts in testdata/script run the
+// program, each in a directory of its own.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("POSTSEAL_DB", "sqlite:"+e.WorkDir+"/postseal.db")
+			e.Setenv("POSTSEAL_KEY_FILE", e.WorkDir+"/postseal.key")
+			e.Setenv("POSTSEAL_OWN_DOMAIN", "own.example")
+			e.Setenv("POSTSEAL_NOTICE_FROM", "Clinic <postseal@own.example>")
+			e.Setenv("POSTSEAL_POSTFIX_CONFIG_DIR", e.WorkDir+"/no-postfix")
+			return nil
+		},
+	})
+}
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"postseal": main})
+}
