@@ -124,7 +124,9 @@ func rule(t testing.TB, line string) *policy.Rule {
 }
 
 // rulebook holds rules that a test may change.
-type rulebook struct{ p atomic.Pointer[policy.Snapshot] }
+type rulebook struct {
+	p atomic.Pointer[policy.Snapshot]
+}
 
 func (b *rulebook) set(t testing.TB, lines ...string) {
 	t.Helper()

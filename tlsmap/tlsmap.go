@@ -194,21 +194,28 @@ func (s *Server) Query(ctx context.Context, mapName, key string) (Reply, error) 
 		err := fmt.Errorf("no such map: want one of %s", strings.Join(Maps(), ", "))
 		return Reply{Perm, err.Error()}, err
 	}
-	var blocked *blockedError
 	switch {
-	case errors.As(err, &blocked):
-		return Reply{Temp, sanitise(blocked.Error())}, err
-	case errors.Is(err, errBadKey):
-		return Reply{Perm, "key is not an address"}, err
 	case err != nil:
-		return Reply{Temp, "cannot tell for now, see the log of postseal"}, err
+		return trouble(err), err
 	case text == "":
 		return notFound, nil
 	case !printable(text):
 		err = errors.New("the answer would not be one line of printable text")
-		return Reply{Temp, err.Error()}, err
+		return trouble(err), err
 	}
 	return Reply{OK, text}, nil
+}
+
+// trouble is the reply where there is no answer.
+func trouble(err error) Reply {
+	var blocked *blockedError
+	switch {
+	case errors.As(err, &blocked):
+		return Reply{Temp, sanitise(blocked.Error())}
+	case errors.Is(err, errBadKey):
+		return Reply{Perm, "key is not an address"}
+	}
+	return Reply{Temp, "cannot tell for now, see the log of postseal"}
 }
 
 // errBadKey reports a key that is no address.
