@@ -181,7 +181,7 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 	r.Domain = d.name
 	ttl := time.Duration(-1)
 	least := func(a *Answer) {
-		if a != nil && (ttl < 0 || a.TTL < ttl) {
+		if a != nil && len(a.Records) > 0 && (ttl < 0 || a.TTL < ttl) {
 			ttl = a.TTL
 		}
 	}

@@ -28,7 +28,7 @@ type Result struct {
 	MX         []MXResult   `json:"mx"`                    // by preference
 	Unprobed   int          `json:"unprobed,omitempty"`    // hosts and addresses beyond the limits
 	Checked    time.Time    `json:"checked"`
-	TTL        int          `json:"ttl"` // seconds: the least of all records; 0 where there are none
+	TTL        int          `json:"ttl"` // seconds: the least of all records found; 0 where there are none
 	DurationMS int64        `json:"duration_ms"`
 	// Demands is what was asked beyond the floor of this destination, kept
 	// from look to look by the Manager.
