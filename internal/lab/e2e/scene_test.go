@@ -286,30 +286,12 @@ func (s *scene) rule(command string) {
 	}
 }
 
-// learn makes postseal know the posture of domain.
-func (s *scene) learn(domain string) {
-	s.t.Helper()
-	if out, err := s.CLI("check", domain); err != nil && out == "" {
-		s.t.Logf("check %s: %v", domain, err)
-	}
-}
-
 // host returns the server of a domain of the bed.
 func (s *scene) host(domain string) *lab.Host {
 	s.t.Helper()
 	h := s.Host(domain)
 	if h == nil {
 		s.t.Fatalf("no host for %s", domain)
-	}
-	return h
-}
-
-// add adds a destination of a kind.
-func (s *scene) add(domain string, k lab.Kind) *lab.Host {
-	s.t.Helper()
-	h, err := s.Internet.Add(domain, k)
-	if err != nil {
-		s.t.Fatal(err)
 	}
 	return h
 }
