@@ -1,0 +1,59 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/postseal/postseal/internal/lab"
+)
+
+// crashPoints are where the program is killed: before and after each commit,
+// each reply, each re-injection and each notice. twice says that the message may
+// reach a TLS destination a second time: Postfix had answered 250, and we had not
+// noted it yet.
+var crashPoints = []struct {
+	name  string
+	twice bool
+}{
+	{name: "seal-before-commit"},
+	{name: "seal-after-commit"},
+}
+
+// TestKilled kills the program at each point, starts it again, and finds nothing
+// lost, nothing sealed twice and nothing in plaintext.
+func TestKilled(t *testing.T) {
+	s := newScene(t, lab.Options{Rules: []string{"sender add doc@own.example --require encryption"}})
+	for i, p := range crashPoints {
+		t.Run(p.name, func(t *testing.T) {
+			s.t = t
+			u := "u" + string(rune('a'+i)) + "@"
+			s.Postseal.Kill()
+			s.check(s.Postseal.Start("POSTSEAL_CRASH_AT=" + p.name))
+			m := s.send("doc@own.example", u+"tls.example", u+"plain.example", u+"own.example")
+			if !s.Postseal.WaitExit(patience) {
+				t.Fatal("the program never came to this point")
+			}
+			s.check(s.Postseal.Start())
+			if p.twice {
+				if !lab.Poll(patience, func() bool { return s.count(m.mark, u+"tls.example") > 0 }) {
+					t.Error("nothing arrived at tls.example")
+				}
+			} else {
+				s.arrivesByTLS(m, u+"tls.example")
+			}
+			s.mailbox(m, u+"own.example")
+			s.sealedAs(m, u+"plain.example")
+			for _, d := range []string{"tls.example", "plain.example", "own.example"} {
+				s.drained(u + d)
+			}
+			items, err := s.Escrowed(u + "plain.example")
+			s.check(err)
+			if len(items) != 1 {
+				t.Errorf("sealed %d times, want once", len(items))
+			}
+			if mails, _ := s.Notices(u + "plain.example"); len(mails) == 0 {
+				t.Error("no notice")
+			}
+		})
+	}
+	s.t = t
+}
