@@ -1,0 +1,200 @@
+package portal
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/mail"
+	"strconv"
+	"strings"
+
+	"github.com/emersion/go-message"
+
+	"github.com/postseal/postseal/escrow"
+)
+
+// frameCSP is the policy of the frame that shows HTML mail. Links may open pages
+// of their own; nothing is loaded and nothing runs.
+const frameCSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; " +
+	"sandbox allow-popups allow-popups-to-escape-sandbox"
+
+// messageView is the page of a message.
+type messageView struct {
+	Self      string
+	Item      string
+	Subject   string
+	From      string
+	Envelope  string // the sender as the mail system knows it, where From says otherwise
+	To        string
+	Cc        string
+	Date      string
+	Expires   string
+	ExpiresIn string
+	Size      int64
+
+	HTML      bool // the frame is shown
+	HasHTML   bool
+	Text      []segment
+	Files     []file
+	Cut       bool
+	Truncated bool
+}
+
+// message shows a message: as plain text first, if its sender wrote one.
+func (p *portal) message(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
+	if r.Method == http.MethodHead {
+		return headOnly(w, "text/html; charset=utf-8")
+	}
+	c, err := p.scan(r.Context(), v, s)
+	if err != nil {
+		return err
+	}
+	view := messageView{
+		Self: v.self, Item: v.ItemID, Expires: date(v.Expires), ExpiresIn: in(v.Expires, p.now()), Size: v.Size,
+		Subject: headerText(c.header, "Subject"), To: headerText(c.header, "To"), Cc: headerText(c.header, "Cc"),
+		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated,
+	}
+	view.From = headerText(c.header, "From")
+	if sender := clean(v.Sender); !strings.Contains(strings.ToLower(view.From), strings.ToLower(sender)) {
+		view.Envelope = sender
+	}
+	if view.From == "" {
+		view.From, view.Envelope = view.Envelope, ""
+	}
+	if view.Date = headerText(c.header, "Date"); view.Date != "" {
+		if t, err := mail.ParseDate(view.Date); err == nil {
+			view.Date = t.Format("Monday 2 January 2006, 15:04 -07:00")
+		}
+	}
+	switch r.URL.Query().Get("as") {
+	case "html":
+		view.HTML = view.HasHTML
+	case "text":
+	default:
+		view.HTML = view.HasHTML && !c.hasText()
+	}
+	if !view.HTML {
+		view.Text = segments(c.text())
+	}
+	return p.pages.write(w, r, http.StatusOK, "message", view)
+}
+
+// html is the document of the frame, made harmless. It may also be opened by
+// itself: the sandbox is in its own policy too.
+func (p *portal) html(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
+	h := w.Header()
+	h.Set("Content-Security-Policy", frameCSP)
+	h.Set("X-Frame-Options", "SAMEORIGIN")
+	if r.Method == http.MethodHead {
+		return headOnly(w, "text/html; charset=utf-8")
+	}
+	c, err := p.scan(r.Context(), v, s)
+	if err != nil {
+		return err
+	}
+	doc, err := p.sanitizer.document(c)
+	if err != nil {
+		return err
+	}
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Length", strconv.Itoa(len(doc)))
+	_, err = io.WriteString(w, doc)
+	return err
+}
+
+// part downloads one part of the message, decoded, as it streams.
+func (p *portal) part(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
+	n, err := strconv.Atoi(r.PathValue("n"))
+	if err != nil || n < 1 || n > maxParts {
+		return escrow.ErrUnknown
+	}
+	if r.Method == http.MethodHead {
+		return headOnly(w, "application/octet-stream")
+	}
+	body, err := p.vault.Open(r.Context(), v.Pickup, s)
+	if err != nil {
+		return opening(err)
+	}
+	defer body.Close()
+	sent := false
+	_, _, err = walk(body, func(l *leaf, content io.Reader) error {
+		if l.n != n {
+			return nil
+		}
+		sent = true
+		p.download(w, filename(l.filename, l.mediaType, l.n), downloadType(l.mediaType))
+		if _, err := io.Copy(w, content); err != nil {
+			return err
+		}
+		return errEnough
+	})
+	if err == nil && !sent {
+		return escrow.ErrUnknown
+	}
+	return err
+}
+
+// raw downloads the message byte for byte.
+func (p *portal) raw(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
+	if r.Method == http.MethodHead {
+		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
+		return headOnly(w, "application/octet-stream")
+	}
+	body, err := p.vault.Open(r.Context(), v.Pickup, s)
+	if err != nil {
+		return opening(err)
+	}
+	defer body.Close()
+	// Not message/rfc822: some browsers show that.
+	p.download(w, "message.eml", "application/octet-stream")
+	if v.Size > 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
+	}
+	_, err = io.Copy(w, body)
+	return err
+}
+
+func (p *portal) download(w http.ResponseWriter, name, mediaType string) {
+	h := w.Header()
+	h.Set("Content-Type", mediaType)
+	h.Set("Content-Disposition", contentDisposition(name))
+	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+}
+
+// headOnly answers HEAD without opening the message: that would count as read.
+func headOnly(w http.ResponseWriter, mediaType string) error {
+	w.Header().Set("Content-Type", mediaType)
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// scan opens the message and takes it apart; few at a time.
+func (p *portal) scan(ctx context.Context, v *visit, s *escrow.Session) (*content, error) {
+	select {
+	case p.rendering <- struct{}{}:
+		defer func() { <-p.rendering }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	body, err := p.vault.Open(ctx, v.Pickup, s)
+	if err != nil {
+		return nil, opening(err)
+	}
+	defer body.Close()
+	return scan(body)
+}
+
+// opening keeps a message whose key is gone from looking like a wrong link: the
+// link was right a moment ago.
+func opening(err error) error { return fmt.Errorf("open message: %v", err) }
+
+// headerText returns a header field for display.
+func headerText(h message.Header, name string) string {
+	const most = 2000
+	text := clean(decodeWords(h.Get(name)))
+	if r := []rune(text); len(r) > most {
+		text = string(r[:most]) + "…"
+	}
+	return text
+}

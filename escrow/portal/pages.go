@@ -1,0 +1,150 @@
+package portal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/base64"
+	"fmt"
+	"html/template"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+//go:embed templates/*.html templates/style.css templates/icon.svg
+var files embed.FS
+
+// pages renders the portal's pages. Style and icon are part of each: nothing else
+// has to be fetched before it can be read.
+type pages struct {
+	templates map[string]*template.Template
+	csp       string
+	icon      []byte
+	host      string
+	support   string
+}
+
+// page is what a template is executed with.
+type page struct {
+	Host    string
+	Support string
+	View    any
+}
+
+func newPages(host, support string) (*pages, error) {
+	style, err := files.ReadFile("templates/style.css")
+	if err != nil {
+		return nil, fmt.Errorf("portal pages: %w", err)
+	}
+	icon, err := files.ReadFile("templates/icon.svg")
+	if err != nil {
+		return nil, fmt.Errorf("portal pages: %w", err)
+	}
+	p := &pages{templates: map[string]*template.Template{}, icon: icon, host: host, support: support}
+	hash := sha256.Sum256(style)
+	p.csp = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
+		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	styleElement := template.HTML("<style>" + string(style) + "</style>")
+	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
+	layout, err := template.New("layout.html").Funcs(template.FuncMap{
+		"style": func() template.HTML { return styleElement },
+		"icon":  func() template.URL { return iconURL },
+		"size":  size,
+	}).ParseFS(files, "templates/layout.html")
+	if err != nil {
+		return nil, fmt.Errorf("portal pages: %w", err)
+	}
+	for _, name := range []string{"landing", "message", "over", "unknown", "refused", "trouble"} {
+		t, err := layout.Clone()
+		if err == nil {
+			t, err = t.ParseFS(files, "templates/"+name+".html")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("portal pages: %w", err)
+		}
+		p.templates[name] = t
+	}
+	return p, nil
+}
+
+// write renders a page, whole, before the status is sent.
+func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name string, view any) error {
+	var b bytes.Buffer
+	if err := p.templates[name].Execute(&b, page{p.host, p.support, view}); err != nil {
+		if name == "trouble" {
+			http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
+			return nil
+		}
+		return fmt.Errorf("page %s: %w", name, err)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	_, err := w.Write(b.Bytes())
+	return err
+}
+
+// date writes a day and time for people who may be anywhere.
+func date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
+
+// in tells how far ahead t is, roughly, as people do.
+func in(t, now time.Time) string {
+	switch d := t.Sub(now); {
+	case d <= 0:
+		return ""
+	case d < 2*time.Minute:
+		return "in a minute"
+	case d < 2*time.Hour:
+		return fmt.Sprintf("in %d minutes", int((d+59*time.Second)/time.Minute))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("in %d hours", int(d/time.Hour))
+	default:
+		return fmt.Sprintf("in %d days", int(d/(24*time.Hour)))
+	}
+}
+
+// ago tells how long ago t was.
+func ago(t, now time.Time) string {
+	switch d := now.Sub(t); {
+	case d < time.Minute:
+		return "just now"
+	case d < 2*time.Minute:
+		return "a minute ago"
+	default:
+		return fmt.Sprintf("%d minutes ago", int(d/time.Minute))
+	}
+}
+
+// size writes a number of bytes as file managers do.
+func size(n int64) string {
+	switch {
+	case n == 1:
+		return "1 byte"
+	case n < 1000:
+		return fmt.Sprintf("%d bytes", n)
+	case n < 999_500:
+		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
+	case n < 999_500_000:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	default:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	}
+}
+
+// masked shows an address to who may not be its owner: the first letter of the
+// local part, and the domain.
+func masked(address string) string {
+	at := strings.LastIndexByte(address, '@')
+	if at <= 0 {
+		return "•••"
+	}
+	local, domain := strings.Trim(address[:at], `"`), address[at:]
+	_, n := utf8.DecodeRuneInString(local)
+	return local[:n] + "•••" + clean(domain)
+}

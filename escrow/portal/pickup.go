@@ -1,0 +1,320 @@
+package portal
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/postseal/postseal/escrow"
+)
+
+// visit is a request to a pickup that the vault knows, with the right secret.
+type visit struct {
+	*escrow.Pickup
+	self   string // path of the landing page, escaped
+	path   string // of its cookies
+	suffix string // of their names
+	token  string // of the device, "" if it has none
+}
+
+// overError reports a message that is over, to who has the right secret.
+type overError struct{ view overView }
+
+func (e *overError) Error() string { return "the message is over" }
+
+type overView struct {
+	Sender    string
+	Retracted bool
+	Expires   string
+	Item      string
+}
+
+// pickup finds the pickup that a link leads to. A stranger's link ends here, as
+// every unknown path does.
+func (p *portal) pickup(h func(http.ResponseWriter, *http.Request, *visit) error) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		item, secret := r.PathValue("item"), r.PathValue("secret")
+		got, err := p.vault.Pickup(r.Context(), item, secret)
+		if got != nil {
+			found(r.Context(), got.ItemID)
+		}
+		if (errors.Is(err, escrow.ErrExpired) || errors.Is(err, escrow.ErrRetracted)) && got != nil {
+			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(got.Expires), Item: got.ItemID}}
+		}
+		if err != nil {
+			return err
+		}
+		if got == nil {
+			return escrow.ErrUnknown
+		}
+		hash := sha256.Sum256([]byte(secret))
+		v := &visit{
+			Pickup: got,
+			path:   p.base + "/m/" + url.PathEscape(item),
+			// Two recipients of one message may share a browser. The secret has 256
+			// bits: 32 bits of its hash tell nothing of it.
+			suffix: hex.EncodeToString(hash[:4]),
+		}
+		v.self = v.path + "/" + url.PathEscape(secret)
+		if c, err := r.Cookie(p.cookieName("device", v)); err == nil {
+			v.token = c.Value
+		}
+		return h(w, r, v)
+	}
+}
+
+func (p *portal) cookieName(kind string, v *visit) string {
+	name := kind + "-" + v.suffix
+	if p.secure {
+		name = "__Secure-" + name
+	}
+	return name
+}
+
+// setCookie keeps value in the browser until ends, for this item alone. The
+// secret is no part of the cookie's path. Lax, not Strict: a link in a mail
+// program must find a verified device.
+func (p *portal) setCookie(w http.ResponseWriter, v *visit, kind, value string, ends time.Time) {
+	c := &http.Cookie{
+		Name: p.cookieName(kind, v), Value: value, Path: v.path,
+		Secure: p.secure, HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	}
+	if c.MaxAge = int(ends.Sub(p.now()) / time.Second); c.MaxAge <= 0 {
+		c.MaxAge = -1
+	}
+	http.SetCookie(w, c)
+}
+
+// see sends the browser to a page by GET, so that reloading that page, or coming
+// back to it, sends nothing again.
+func see(w http.ResponseWriter, to string) error {
+	w.Header().Set("Location", to)
+	w.WriteHeader(http.StatusSeeOther)
+	return nil
+}
+
+// landingView is the page before verification.
+type landingView struct {
+	Self      string
+	Item      string
+	Sender    string
+	Recipient string // masked
+	Created   string
+	Expires   string
+	ExpiresIn string
+
+	Passphrase bool   // else a code
+	Sent       string // when a code was sent from this browser, "" if it was not
+	Typed      string // what was typed before
+	Problem    string // with what was typed
+	Locked     string // until when no try is accepted
+	LockedIn   string
+	NoCodes    string // until when no further code is sent
+	NoCookies  bool
+	Left       bool
+}
+
+func (p *portal) landingView(r *http.Request, v *visit) landingView {
+	now := p.now()
+	view := landingView{
+		Self: v.self, Item: v.ItemID, Sender: clean(v.Sender), Recipient: masked(v.Recipient),
+		Created: date(v.Created), Expires: date(v.Expires), ExpiresIn: in(v.Expires, now),
+		Passphrase: v.Verify == escrow.VerifyPassphrase,
+	}
+	if c, err := r.Cookie(p.cookieName("sent", v)); err == nil {
+		if at, err := strconv.ParseInt(c.Value, 10, 64); err == nil {
+			if d := now.Sub(time.Unix(at, 0)); d > -time.Minute && d < sentLifetime {
+				view.Sent = ago(time.Unix(at, 0), now)
+			}
+		}
+	}
+	if v.Locked.After(now) {
+		view.lock(v.Locked, now)
+	}
+	return view
+}
+
+func (l *landingView) lock(until, now time.Time) { l.Locked, l.LockedIn = date(until), in(until, now) }
+
+// sentLifetime is how long the browser remembers that a code was sent: as long as
+// it is of use.
+const sentLifetime = 30 * time.Minute
+
+// landing is where the link leads. It changes nothing. A device that is verified
+// goes on to the message.
+func (p *portal) landing(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if v.token != "" {
+		if _, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token); err == nil {
+			return see(w, v.self+"/message")
+		}
+	}
+	view := p.landingView(r, v)
+	view.NoCookies = r.URL.RawQuery == "cookies"
+	view.Left = r.URL.RawQuery == "closed"
+	return p.pages.write(w, r, http.StatusOK, "landing", view)
+}
+
+// sendCode mails a code. Who presses the button often, or for others, reaches the
+// vault's limit, and no more.
+func (p *portal) sendCode(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if v.Verify == escrow.VerifyPassphrase {
+		return see(w, v.self) // a page from before the rule was changed
+	}
+	err := p.vault.SendCode(r.Context(), v.Pickup, p.client(r))
+	var locked *escrow.LockedError
+	if errors.As(err, &locked) {
+		view := p.landingView(r, v)
+		view.NoCodes = in(locked.Until, p.now())
+		if view.NoCodes == "" {
+			view.NoCodes = "in a minute"
+		}
+		p.retryAfter(w, locked.Until)
+		return p.pages.write(w, r, http.StatusTooManyRequests, "landing", view)
+	}
+	if err != nil {
+		return err
+	}
+	now := p.now()
+	p.setCookie(w, v, "sent", strconv.FormatInt(now.Unix(), 10), now.Add(sentLifetime))
+	return see(w, v.self)
+}
+
+func (p *portal) retryAfter(w http.ResponseWriter, until time.Time) {
+	if d := until.Sub(p.now()); d > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(d/time.Second)+1))
+	}
+}
+
+// verify takes a code or a passphrase.
+func (p *portal) verify(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if err := form(w, r); err != nil {
+		return err
+	}
+	view := p.landingView(r, v)
+	answer := r.PostForm.Get("answer")
+	again := func(status int, problem string) error {
+		view.Problem = problem
+		return p.pages.write(w, r, status, "landing", view)
+	}
+	if !view.Passphrase {
+		view.Typed = answer
+		if answer = code(answer); answer == "" {
+			return again(http.StatusUnprocessableEntity, "Enter the code from the mail: it is made of digits.")
+		}
+	} else if answer == "" {
+		return again(http.StatusUnprocessableEntity, "Enter the passphrase.")
+	}
+	token, err := p.vault.Verify(r.Context(), v.Pickup, answer, p.client(r))
+	var locked *escrow.LockedError
+	switch {
+	case errors.As(err, &locked):
+		view.lock(locked.Until, p.now())
+		p.retryAfter(w, locked.Until)
+		return p.pages.write(w, r, http.StatusTooManyRequests, "landing", view)
+	case errors.Is(err, escrow.ErrWrong) && view.Passphrase:
+		return again(http.StatusUnprocessableEntity, "That is not the passphrase. Capital and small letters count.")
+	case errors.Is(err, escrow.ErrWrong):
+		return again(http.StatusUnprocessableEntity, "That code is wrong or no longer valid. Compare it with the newest mail, or send another code.")
+	case err != nil:
+		return err
+	}
+	session, err := p.vault.CheckToken(r.Context(), v.Pickup, token)
+	if err != nil {
+		return err
+	}
+	p.setCookie(w, v, "device", token, session.Expires)
+	p.setCookie(w, v, "sent", "", time.Time{})
+	return see(w, v.self+"/message?verified")
+}
+
+// leave makes this browser forget that it is verified, for computers that others
+// use too.
+func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
+	p.setCookie(w, v, "device", "", time.Time{})
+	p.setCookie(w, v, "sent", "", time.Time{})
+	return see(w, v.self+"?closed")
+}
+
+// verified calls h with the session of a verified device; any other goes to the
+// landing page.
+func (p *portal) verified(h func(http.ResponseWriter, *http.Request, *visit, *escrow.Session) error) func(http.ResponseWriter, *http.Request, *visit) error {
+	return func(w http.ResponseWriter, r *http.Request, v *visit) error {
+		session, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
+		switch {
+		case err == nil:
+			return h(w, r, v, session)
+		case !errors.Is(err, escrow.ErrUnknown):
+			return err
+		case r.URL.RawQuery == "verified":
+			return see(w, v.self+"?cookies") // the cookie of a moment ago did not come back
+		}
+		return see(w, v.self)
+	}
+}
+
+// code finds the code in what was typed or pasted: the digits, in any script (an
+// input method may write them so), of a text that has spaces or dashes among
+// them, or of the first run long enough to be a code where it has words.
+func code(s string) string {
+	var runs []string
+	var run strings.Builder
+	end := func() {
+		if run.Len() > 0 {
+			runs = append(runs, run.String())
+			run.Reset()
+		}
+	}
+	for _, c := range s {
+		switch d, ok := digit(c); {
+		case ok:
+			run.WriteByte(d)
+		case unicode.IsSpace(c), unicode.Is(unicode.Pd, c), unicode.Is(unicode.Cf, c), c == '.', c == '_':
+		default:
+			end()
+		}
+	}
+	end()
+	for _, r := range runs {
+		if len(r) >= 6 {
+			return r
+		}
+	}
+	return strings.Join(runs, "")
+}
+
+// digit returns the value of a decimal digit of any script. The ten digits of a
+// script follow each other (Unicode, section 4.6), from a multiple of ten off the
+// start of their range.
+func digit(c rune) (byte, bool) {
+	if c >= '0' && c <= '9' {
+		return byte(c), true
+	}
+	if !unicode.Is(unicode.Nd, c) {
+		return 0, false
+	}
+	zero := c
+	for unicode.Is(unicode.Nd, zero-1) {
+		zero--
+	}
+	return byte('0' + (c-zero)%10), true
+}
+
+func (p *portal) favicon(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "image/svg+xml")
+	w.Header().Set("Cache-Control", "public, max-age=86400")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; sandbox")
+	w.Write(p.pages.icon)
+	return nil
+}
+
+func (p *portal) robots(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Write([]byte("User-agent: *\nDisallow: /\n"))
+	return nil
+}
