@@ -377,7 +377,7 @@ func (w *writer) senderFile() {
 			}
 			continue
 		case key != "<>" && !strings.Contains(key, "@"):
-			key, ask = "@"+key, "@"+key
+			key, ask = "@"+key, `""@`+key
 		}
 		text, err := w.senderTransport(ask)
 		if err != nil {

@@ -278,8 +278,14 @@ func (s *Server) road(d *policy.Answer) (string, error) {
 
 // senderTransport answers for an envelope sender: "" where it requires nothing.
 func (s *Server) senderTransport(key string) (string, error) {
-	if key == "*" {
+	// Postfix asks for the quoted form of an address first, and for the null sender with
+	// "<>" in quotes and without. A key that starts with @ is the unquoted form of one
+	// that has been asked for, or a domain.
+	if key == "*" || strings.HasPrefix(key, "@") {
 		return "", nil
+	}
+	if key == `"<>"` {
+		key = ""
 	}
 	a, err := policy.ParseAddress(key)
 	if err != nil {

@@ -55,6 +55,7 @@ func TestAnswers(t *testing.T) {
 		{MapTransport, "x@uucp.example", "TEMP mail must be encrypted, and cannot be: transport uucp?is not SMTP"},
 		{MapTransport, "x@bücher.example", "OK securesmtp:"},
 		{MapTransport, "x@[192.0.2.7]", "OK securesmtp:"},
+		{MapTransport, `""@bank.example`, "OK forcedsmtp:"},
 		{MapTransport, "@bank.example", "OK forcedsmtp:"}, // an empty local part
 		{MapTransport, "a@b@bank.example", "OK forcedsmtp:"},
 		{MapTransport, `"a@plain.example"@bank.example`, "OK forcedsmtp:"},
@@ -112,7 +113,9 @@ func TestAnswers(t *testing.T) {
 		{MapSenderTransport, "<>", "NOTFOUND"},
 		{MapSenderTransport, "", "NOTFOUND"},
 		{MapSenderTransport, "*", "NOTFOUND"},
-		{MapSenderTransport, "@forced.example", "OK forcedsmtp:"}, // an empty local part
+		{MapSenderTransport, `""@forced.example`, "OK forcedsmtp:"}, // an empty local part
+		{MapSenderTransport, `"@x"@forced.example`, "OK forcedsmtp:"},
+		{MapSenderTransport, "@forced.example", "NOTFOUND"},
 
 		{"nomap", "x", "PERM no such map: want one of transport, tls-policy, secure-tls-policy, sender-transport"},
 		{"", "", "PERM no such map: want one of transport, tls-policy, secure-tls-policy, sender-transport"},
@@ -131,7 +134,7 @@ func TestSenderIsUnknown(t *testing.T) {
 			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}
-	for _, key := range []string{"<>", ""} {
+	for _, key := range []string{"<>", "", `"<>"`} {
 		if got := ask(t, s, MapSenderTransport, key); got != "OK forcedsmtp:" {
 			t.Errorf("sender %q: %q", key, got)
 		}
