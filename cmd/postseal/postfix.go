@@ -262,7 +262,11 @@ func delimiters(ctx context.Context, cfg *config) policy.Delimiters {
 	if d := cfg.str("recipient-delimiter"); d != "" {
 		return policy.Delimiters(d)
 	}
-	d, err := (&postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}).Delimiters(ctx)
+	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	if postfixThere(ctx, cfg, p) != nil {
+		return ""
+	}
+	d, err := p.Delimiters(ctx)
 	if err != nil {
 		return ""
 	}

@@ -307,7 +307,7 @@ func checkDSN(s string) error {
 
 func checkTCP(s string) error {
 	host, port, err := net.SplitHostPort(s)
-	if err != nil || host == "" {
+	if err != nil || host == "" || host == "unix" {
 		return fmt.Errorf("%q: want HOST:PORT", s)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -40,7 +41,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	if len(given) > 0 {
 		s.own = postfix.NewStaticDomains(given)
 	}
-	if _, err := p.Version(ctx); err != nil {
+	if err := postfixThere(ctx, cfg, p); err != nil {
 		if len(given) == 0 {
 			return nil, fmt.Errorf("ask Postfix for its own domains (or name them by --own-domain): %w", err)
 		}
@@ -75,6 +76,16 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	})
 	ask("own domains", func() (e error) { _, e = s.own.Own(ctx, s.origin); return e })
 	return s, err
+}
+
+// postfixThere reports whether there is a Postfix that can be asked. It looks for
+// main.cf by itself, since postconf takes a second to say that there is none.
+func postfixThere(ctx context.Context, cfg *config, p *postfix.Instance) error {
+	if _, err := os.Stat(filepath.Join(cfg.str("postfix-config-dir"), "main.cf")); err != nil {
+		return err
+	}
+	_, err := p.Version(ctx)
+	return err
 }
 
 // noRoutes is the router where there is no Postfix to ask: everything goes to
