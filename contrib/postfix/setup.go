@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+	"time"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -170,8 +171,12 @@ func (p *Instance) scratch(mainCF, masterCF string) (*Instance, func(), error) {
 		return nil, nil, err
 	}
 	done := func() { os.RemoveAll(tmp) }
+	// Postfix reads a file that has just changed again and again until it has
+	// not for a second: make it look old.
+	then := time.Now().Add(-time.Minute)
 	for name, text := range map[string]string{"main.cf": mainCF, "master.cf": masterCF} {
-		if err := os.WriteFile(filepath.Join(tmp, name), []byte(text), 0o600); err != nil {
+		file := filepath.Join(tmp, name)
+		if err := errors.Join(os.WriteFile(file, []byte(text), 0o600), os.Chtimes(file, then, then)); err != nil {
 			done()
 			return nil, nil, err
 		}
