@@ -1,0 +1,376 @@
+package intake
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// maxLine is the longest command line, in bytes with its end. Postfix sends an
+	// address of up to 2 KiB, with an ORCPT of up to three times that.
+	maxLine = 16 << 10
+	// idleTime is how long a client may be silent.
+	idleTime = 5 * time.Minute
+	// messageTime is how long a client may take for one message.
+	messageTime = 30 * time.Minute
+	// lingerTime is how long we wait for a client to close after QUIT.
+	lingerTime = 10 * time.Second
+)
+
+// wire stands between a connection and go-smtp, which reads commands and writes
+// replies through it. It does what go-smtp 0.25 would do wrong or not at all:
+//
+//   - go-smtp's reader of DATA takes CR CR LF for no line end, and so misses the end
+//     of a message whose last line ends in a CR, and keeps a stuffed dot behind one.
+//     wire reads DATA itself ([wire.text]), and shows go-smtp an empty message.
+//   - A BDAT chunk that is cut off looks complete to go-smtp, and a read error within
+//     one becomes 554, a bounce. wire knows the difference (cut), and says nothing
+//     more after such an error.
+//   - An ORCPT of a type other than rfc822 or utf-8, or with octets above 127, becomes
+//     501, a bounce. wire takes the parameter out and keeps it as it came.
+//   - Lines of DATA count against the limit for command lines. wire limits command
+//     lines alone.
+//   - The read deadline is for a whole message. wire gives each read its own.
+//   - There is no XFORWARD; wire takes the one attribute that is wanted, IDENT.
+type wire struct {
+	net.Conn
+	br   *bufio.Reader
+	log  *slog.Logger
+	lmtp bool
+	gate *gate
+
+	// Used by the one goroutine of go-smtp that reads.
+	pending []byte // given to go-smtp next
+	chunk   int64  // bytes of a BDAT chunk still to come
+	inChunk bool
+	orcpt   string // of the RCPT command in hand, "" for none
+	ident   string // XFORWARD IDENT
+
+	// Used by the goroutine that reads commands and writes their replies.
+	awaiting  bool // the reply to DATA
+	greeting  bool // the reply to EHLO or LHLO
+	text      *dotReader
+	confirmed func(read bool) // what to call at Close, see session
+
+	cut    atomic.Bool // a chunk has ended too early
+	silent atomic.Bool // nothing is written any more
+	gone   atomic.Bool // the peer can't have read our replies
+	eof    atomic.Bool // the peer has closed
+
+	mu      sync.Mutex
+	busy    bool      // with a message
+	until   time.Time // the end of messageTime
+	closing bool      // the server shuts down
+	closed  bool      // Close was called
+}
+
+func newWire(c net.Conn, g *gate) *wire {
+	w := &wire{Conn: c, lmtp: g.lmtp, gate: g}
+	w.log = g.log.With("peer", peerName(c))
+	w.br = bufio.NewReaderSize(armed{w}, maxLine)
+	return w
+}
+
+func peerName(c net.Conn) string {
+	if a := c.RemoteAddr(); a != nil && a.String() != "" && a.String() != "@" {
+		return a.String()
+	}
+	return "local"
+}
+
+// armed gives each read a deadline.
+type armed struct{ w *wire }
+
+func (a armed) Read(p []byte) (int, error) {
+	if err := a.w.arm(); err != nil {
+		return 0, err
+	}
+	n, err := a.w.Conn.Read(p)
+	if err == io.EOF {
+		a.w.eof.Store(true)
+	} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		a.w.gone.Store(true)
+	}
+	return n, err
+}
+
+func (w *wire) arm() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closing && !w.busy {
+		return os.ErrDeadlineExceeded
+	}
+	until := time.Now().Add(idleTime)
+	if w.busy && w.until.Before(until) {
+		until = w.until
+	}
+	return w.Conn.SetReadDeadline(until)
+}
+
+// setBusy notes that a message begins or is done.
+func (w *wire) setBusy(busy bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if busy && !w.busy {
+		w.until = time.Now().Add(messageTime)
+	}
+	w.busy = busy
+}
+
+// shut ends the connection when it is between messages.
+func (w *wire) shut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closing = true
+	if !w.busy {
+		w.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// SetReadDeadline does nothing: see armed.
+func (w *wire) SetReadDeadline(time.Time) error { return nil }
+
+// SetDeadline is not used by go-smtp.
+func (w *wire) SetDeadline(t time.Time) error { return w.SetWriteDeadline(t) }
+
+// Read gives go-smtp one command line at a time, or a piece of a BDAT chunk, or
+// the end of an empty message in the place of DATA's text.
+func (w *wire) Read(p []byte) (int, error) {
+	for len(w.pending) == 0 {
+		if w.inChunk {
+			return w.readChunk(p)
+		}
+		if w.text != nil {
+			_, err := io.Copy(io.Discard, w.text)
+			if err != nil {
+				w.log.Warn("message cut off", "error", err)
+				w.silent.Store(!errors.Is(err, io.ErrUnexpectedEOF))
+				return 0, err
+			}
+			w.text, w.pending = nil, []byte(".\r\n")
+			break
+		}
+		if err := w.command(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, w.pending)
+	w.pending = w.pending[n:]
+	return n, nil
+}
+
+func (w *wire) readChunk(p []byte) (int, error) {
+	n, err := w.br.Read(p[:min(int64(len(p)), w.chunk)])
+	if w.chunk -= int64(n); w.chunk == 0 {
+		w.inChunk = false
+		return n, nil
+	}
+	if err != nil {
+		w.log.Warn("message cut off", "error", err)
+		w.cut.Store(true)
+		w.silent.Store(true)
+	}
+	return n, err
+}
+
+// command reads one command line into pending.
+func (w *wire) command() error {
+	line, err := w.br.ReadSlice('\n')
+	if err != nil {
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			return w.garbage("command line too long")
+		case err == io.EOF && len(line) > 0:
+			w.log.Warn("connection closed within a command line")
+		case err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed):
+			w.log.Info("connection lost", "error", err)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			w.timedOut()
+		}
+		return err
+	}
+	w.orcpt, w.awaiting, w.greeting = "", false, false
+	text := strings.TrimRight(string(line), "\r\n")
+	verb, arg, _ := strings.Cut(text, " ")
+	if !isVerb(verb) {
+		return w.garbage("not a command")
+	}
+	switch strings.ToUpper(verb) {
+	case "XFORWARD":
+		return w.xforward(arg)
+	case "EHLO", "LHLO":
+		w.greeting = true
+	case "DATA":
+		w.awaiting = true
+	case "RCPT":
+		rest, orcpt := cutORCPT(strings.TrimSpace(arg))
+		w.orcpt = orcpt
+		text = verb + " " + rest
+	case "BDAT":
+		// As go-smtp reads it: what it takes for a chunk, and nothing else.
+		args := strings.Fields(arg)
+		if len(args) == 1 || len(args) == 2 && strings.EqualFold(args[1], "LAST") {
+			if n, err := strconv.ParseUint(args[0], 10, 32); err == nil && n > 0 {
+				w.chunk, w.inChunk = int64(n), true
+				w.setBusy(true)
+			}
+		}
+	}
+	w.pending = []byte(text + "\r\n")
+	return nil
+}
+
+// isVerb reports whether v may be a command: letters alone, as many as the
+// shortest and the longest have. What begins otherwise is no client of ours (TLS,
+// HTTP, noise), and is not worth an answer for every line.
+func isVerb(v string) bool {
+	if len(v) < 4 || len(v) > 10 {
+		return false
+	}
+	for i := 0; i < len(v); i++ {
+		if c := v[i] | 0x20; c < 'a' || c > 'z' {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *wire) timedOut() {
+	w.mu.Lock()
+	closing := w.closing
+	w.mu.Unlock()
+	if !closing {
+		w.log.Warn("connection closed: the client was silent too long")
+	}
+}
+
+// garbage ends the connection.
+func (w *wire) garbage(why string) error {
+	w.log.Warn("connection closed: bad input", "reason", why)
+	w.gate.metrics.garbage.Inc()
+	w.SetWriteDeadline(time.Now().Add(time.Second))
+	io.WriteString(w.Conn, "500 5.5.2 Error: "+why+", closing\r\n")
+	w.silent.Store(true)
+	return io.EOF // go-smtp goes without a word
+}
+
+// xforward answers XFORWARD, of which IDENT is kept: Postfix's queue id.
+func (w *wire) xforward(arg string) error {
+	reply := "250 2.0.0 Ok\r\n"
+	for _, a := range strings.Fields(arg) {
+		name, value, ok := strings.Cut(a, "=")
+		if !ok {
+			reply = "501 5.5.4 Bad XFORWARD syntax\r\n"
+			break
+		}
+		if strings.EqualFold(name, "IDENT") {
+			w.ident = ""
+			if isIdent(value) {
+				w.ident = value
+			}
+		}
+	}
+	w.SetWriteDeadline(time.Now().Add(writeTime))
+	_, err := io.WriteString(w.Conn, reply)
+	return err
+}
+
+// isIdent reports whether s may be a queue id: it goes into logs and commands.
+func isIdent(s string) bool {
+	if s == "" || len(s) > 64 || strings.EqualFold(s, "[UNAVAILABLE]") {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '.' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// Write passes on what go-smtp writes, one reply line in each call.
+func (w *wire) Write(p []byte) (int, error) {
+	if w.silent.Load() {
+		return 0, net.ErrClosed
+	}
+	if w.awaiting {
+		w.awaiting = false
+		if bytes.HasPrefix(p, []byte("354")) {
+			w.text = newDotReader(w.br)
+			w.setBusy(true)
+		}
+	}
+	if w.greeting && len(p) > 3 && p[3] == ' ' {
+		w.greeting = false
+		if w.lmtp && bytes.HasPrefix(p, []byte("250 ")) {
+			if _, err := io.WriteString(w.Conn, "250-XFORWARD IDENT\r\n"); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if bytes.HasPrefix(p, []byte("500 5.5.1 Too many errors")) {
+		w.log.Warn("connection closed: bad input", "reason", "too many errors")
+		w.gate.metrics.garbage.Inc()
+	}
+	n, err := w.Conn.Write(p)
+	if err != nil {
+		w.gone.Store(true)
+	}
+	return n, err
+}
+
+// Close closes the connection. Where replies to a message were written and the
+// client went away without another command, it waits in the background for the
+// client to close: that it has closed, and has not refused what we wrote, says that
+// it has read the replies. (Postfix sends QUIT together with the end of the message,
+// so the QUIT says nothing.)
+//
+// go-smtp calls it twice.
+func (w *wire) Close() error {
+	w.mu.Lock()
+	again := w.closed
+	w.closed = true
+	w.mu.Unlock()
+	if again {
+		return nil
+	}
+	defer w.gate.leave(w)
+	confirmed := w.confirmed
+	if confirmed == nil {
+		return w.Conn.Close()
+	}
+	half, ok := w.Conn.(interface{ CloseWrite() error })
+	if w.gone.Load() || w.silent.Load() || !ok || half.CloseWrite() != nil {
+		confirmed(false)
+		return w.Conn.Close()
+	}
+	w.gate.background.Go(func() {
+		defer w.Conn.Close()
+		if w.eof.Load() {
+			confirmed(true)
+			return
+		}
+		w.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, err := io.Copy(io.Discard, io.LimitReader(w.Conn, maxLine))
+		confirmed(err == nil)
+	})
+	return nil
+}
+
+// checkPeer notes, just before the replies to a message, whether the client has
+// gone already: what is written now it will not read.
+func (w *wire) checkPeer() {
+	if hungUp(w.Conn) {
+		w.gone.Store(true)
+	}
+}
