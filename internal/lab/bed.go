@@ -113,6 +113,9 @@ func StartBed(dir string, o Options) (b *Bed, err error) {
 	if _, err := b.Postseal.CLI("postfix", "setup", "--config-dir", b.Postfix.ConfigDir); err != nil {
 		return b, err
 	}
+	if err := b.Postfix.age(); err != nil {
+		return b, err
+	}
 	if err := b.Postseal.Start(); err != nil {
 		return b, err
 	}

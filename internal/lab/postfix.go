@@ -139,7 +139,7 @@ func NewPostfix(dir string, o PostfixOptions) (*Postfix, error) {
 			return nil, err
 		}
 	}
-	return p, nil
+	return p, p.age()
 }
 
 const nobody = 65534
@@ -405,7 +405,7 @@ func (p *Postfix) Postconf(name string) (string, error) {
 // AddMainCF changes a setting of main.cf. It counts after Reload.
 func (p *Postfix) AddMainCF(name, value string) error {
 	_, err := p.run(nil, "postconf", "-c", p.ConfigDir, "-e", name+"="+value)
-	return err
+	return errors.Join(err, p.age())
 }
 
 // AddMasterCF appends lines to master.cf. They count after Reload.
@@ -415,14 +415,14 @@ func (p *Postfix) AddMasterCF(lines string) error {
 		return err
 	}
 	_, err = f.WriteString(strings.TrimRight(lines, "\n") + "\n")
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Close(), p.age())
 }
 
 // WriteFile writes a file, such as a table, into the configuration directory
 // and returns its path.
 func (p *Postfix) WriteFile(name, text string) (string, error) {
 	path := filepath.Join(p.ConfigDir, name)
-	return path, os.WriteFile(path, []byte(text), 0o644)
+	return path, errors.Join(os.WriteFile(path, []byte(text), 0o644), p.age())
 }
 
 // Log returns all of the mail log.
