@@ -92,7 +92,7 @@ func FuzzDestination(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		key := Key(s)
-		if Key(key) != key {
+		if Key(key) != key && !strings.HasSuffix(key, ".") {
 			t.Errorf("%q: key %q, and of that %q", s, key, Key(key))
 		}
 		d, err := parseDestination(key)
