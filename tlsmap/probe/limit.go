@@ -14,9 +14,12 @@ const maxReused = 10_000
 // hosts keeps the sessions polite: a bound over all, a bound for each address,
 // and for those who accept a result that is not quite new, one session for
 // all domains that share a mail host.
+//
+// Who looks now, because a mail waits, has slots of their own and does not queue
+// behind the background.
 type hosts struct {
-	slots   chan struct{} // over all addresses
-	perHost int
+	background, urgent chan struct{} // over all addresses
+	perHost            int
 
 	mu     sync.Mutex
 	gates  map[target]*gate
@@ -36,7 +39,7 @@ type recent struct {
 
 func newHosts(all, perHost int) *hosts {
 	return &hosts{
-		slots: make(chan struct{}, all), perHost: perHost,
+		background: make(chan struct{}, all), urgent: make(chan struct{}, all), perHost: perHost,
 		gates: make(map[target]*gate), recent: make(map[target]recent),
 	}
 }
@@ -69,10 +72,14 @@ func (h *hosts) do(ctx context.Context, t target, reuse time.Duration, session f
 	if r, ok := h.remembered(t, reuse); ok {
 		return r, true
 	}
-	if !acquire(ctx, h.slots) {
+	slots := h.urgent
+	if reuse >= backgroundReuse {
+		slots = h.background
+	}
+	if !acquire(ctx, slots) {
 		return AddressResult{}, false
 	}
-	defer func() { <-h.slots }()
+	defer func() { <-slots }()
 	start := time.Now()
 	r := session()
 	if r.State != policy.Unknown {

@@ -52,7 +52,7 @@ type Options struct {
 	HELO        string         // our name in EHLO; default: the host's name
 	TLSFloor    uint16         // least version that works; default tls.VersionTLS12
 	Timeout     time.Duration  // for each step of a session; default 10 s
-	MaxParallel int            // sessions at a time; default 64
+	MaxParallel int            // sessions at a time, in the background and as many for Look and Probe; default 64
 	MaxPerHost  int            // sessions at a time with one address; default 2
 	Roots       *x509.CertPool // default: the system's
 	Port        uint16         // default 25; of destinations that name none

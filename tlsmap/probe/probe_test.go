@@ -101,6 +101,7 @@ func TestRawSession(t *testing.T) {
 		{"an endless line", []string{long}, policy.Unreachable},
 		{"endless lines", []string{strings.Repeat("220-x\r\n", 200) + "220 x\r\n"}, policy.Unreachable},
 		{"a reply to EHLO before it was sent", []string{"220 a\r\n250-a\r\n250 STARTTLS\r\n", "250 a\r\n"}, policy.Broken},
+		{"a reply to EHLO without STARTTLS before it was sent", []string{"220 a\r\n250 a\r\n", "250-a\r\n250 STARTTLS\r\n", "221 bye\r\n"}, policy.Broken},
 		{"a reply to STARTTLS before it was sent", []string{"220 a\r\n", "250-a\r\n250 STARTTLS\r\n220 go\r\n"}, policy.Broken},
 		{"bare LF", []string{"220 a\n", "250-a\n250 PIPELINING\n", "221 bye\n"}, policy.Absent},
 		{"code alone", []string{"220\r\n", "250\r\n", "221\r\n"}, policy.Absent},
@@ -494,6 +495,18 @@ func TestHostLimits(t *testing.T) {
 	})
 	if most := w.most.Load(); most > 4 || most < 2 {
 		t.Errorf("%d sessions at a time, want 4", most)
+	}
+
+	// A busy background does not hold up who looks now.
+	p := w.prober(func(o *Options) { o.MaxParallel = 1 })
+	p.hosts.background <- struct{}{}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if got := p.probe(ctx, "[192.0.2.10]", backgroundReuse); got.State != policy.Unknown {
+		t.Errorf("in the background: %s", got.State)
+	}
+	if got := p.Probe(t.Context(), "[192.0.2.10]"); got.State != policy.Absent {
+		t.Errorf("now: %s, %s", got.State, got.Reason)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/postseal/postseal/policyd/policy"
@@ -228,11 +229,14 @@ func (c *client) quit() {
 // no Go.
 func reason(err error) string {
 	var op *net.OpError
+	var errno syscall.Errno
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed"
+	case errors.As(err, &errno):
+		return errno.Error()
 	case errors.As(err, &op) && op.Op != "remote error":
 		return op.Err.Error()
 	}
