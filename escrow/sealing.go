@@ -65,8 +65,10 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 		v.pins.set(m.Digest, m.Sender, all)
 	}
 	if err := v.store.Create(ctx, items, m.Digest, m.Sender, all); err != nil {
-		if errors.Is(err, ErrSettled) {
-			return nil, &RecipientError{Recipients: all, Err: ErrSettled}
+		if errors.Is(err, ErrSettled) { // just now, by another call
+			if named := v.unsettled(ctx, m, all); named != nil {
+				return nil, named
+			}
 		}
 		return nil, fmt.Errorf("seal: %w", err)
 	}

@@ -51,7 +51,7 @@ type Notice struct {
 func (w *Writer) Notice(n Notice) Mail {
 	who := person(n.Sender)
 	var b body
-	b.say("%s has sent you a message that must not travel without encryption. Your mail server could not take it that way, so it is kept for you here:", who)
+	b.say("%s has sent you a message that must not travel as ordinary mail. It is kept for you here:", who)
 	b.link(n.Link)
 	switch n.Verify {
 	case "passphrase":
@@ -111,7 +111,7 @@ func (w *Writer) Failure(r Report) Mail {
 	b.say("Your message of %s to", date(r.Sealed))
 	b.link(asciiOnly(r.Recipient))
 	b.say("has NOT reached its recipient.")
-	b.say("It had to be encrypted and the recipient's mail server could not take it that way, so it was kept at %s and the recipient was to be told by mail. That mail came back as undeliverable: the address may be wrong or closed.", w.ServerName)
+	b.say("It must not travel as ordinary mail, so it was kept at %s and the recipient was to be told. The mail that told of it came back as undeliverable: the address may be wrong or closed.", w.ServerName)
 	b.say("Please check the address and send the message again, or reach the recipient by other means. If the address is right, your administrator can tell the recipient anew; the message is kept under this number:")
 	b.link(r.ItemID)
 	return w.mail(r.ID, "", r.To, "Not delivered: your protected message", r.Created, "", "auto-generated", &b)
