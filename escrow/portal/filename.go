@@ -31,7 +31,11 @@ func filename(declared, mediaType string, n int) string {
 	}, name)
 	name = strings.Trim(name, " .")
 	if name == "" {
-		name = fmt.Sprintf("attachment-%d%s", n, extension(mediaType))
+		kind := "attachment"
+		if mediaType == "message/rfc822" {
+			kind = "message"
+		}
+		name = fmt.Sprintf("%s-%d%s", kind, n, extension(mediaType))
 	}
 	if stem, _, _ := strings.Cut(name, "."); reserved(stem) {
 		name = "_" + name

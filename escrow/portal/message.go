@@ -64,7 +64,7 @@ func (p *portal) message(w http.ResponseWriter, r *http.Request, v *visit, s *es
 	}
 	if view.Date = headerText(c.header, "Date"); view.Date != "" {
 		if t, err := mail.ParseDate(view.Date); err == nil {
-			view.Date = t.Format("Monday 2 January 2006, 15:04 -07:00")
+			view.Date = t.Format("Monday, 2 January 2006, 15:04 (UTC-07:00)")
 		}
 	}
 	switch r.URL.Query().Get("as") {

@@ -120,6 +120,12 @@ type landingView struct {
 	Left       bool
 }
 
+// First reports whether nothing was done yet: then the page tells first what it is
+// about, and afterwards what to do.
+func (l landingView) First() bool {
+	return l.Sent == "" && l.Problem == "" && l.Locked == "" && l.NoCodes == "" || l.Left || l.NoCookies
+}
+
 func (p *portal) landingView(r *http.Request, v *visit) landingView {
 	now := p.now()
 	view := landingView{

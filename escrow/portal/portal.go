@@ -95,7 +95,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	p := &portal{
 		vault:     c.Vault,
-		base:      strings.TrimRight(b.Path, "/"),
+		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
 		host:      canonicalHost(b.Host, b.Scheme),
 		secure:    b.Scheme == "https",
 		proxies:   c.TrustedProxies,

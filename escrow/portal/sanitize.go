@@ -133,8 +133,8 @@ func (s *sanitizer) document(c *content) (out string, err error) {
 }
 
 // inline writes sanitised HTML, with what its images name by cid: (RFC 2392) in
-// their place. What the message does not bring is left out; so is what exceeds
-// left, in bytes.
+// their place. Of what the message does not bring, or what exceeds left (in bytes),
+// there are the words that stand for it.
 func inline(out *strings.Builder, clean string, images map[string]string, left *int64) {
 	z := html.NewTokenizer(strings.NewReader(clean))
 	for {
@@ -149,6 +149,7 @@ func inline(out *strings.Builder, clean string, images map[string]string, left *
 		}
 		t := z.Token()
 		attrs := t.Attr[:0]
+		alt, shown := "", false
 		for _, a := range t.Attr {
 			if a.Key == "src" {
 				if id, ok := cutPrefixFold(strings.TrimSpace(a.Val), "cid:"); ok {
@@ -160,10 +161,19 @@ func inline(out *strings.Builder, clean string, images map[string]string, left *
 				if *left -= int64(len(a.Val)); a.Val == "" || *left < 0 {
 					continue
 				}
+				shown = true
+			}
+			if a.Key == "alt" {
+				alt = strings.TrimSpace(a.Val)
 			}
 			attrs = append(attrs, a)
 		}
-		t.Attr = attrs
+		if t.Attr = attrs; !shown {
+			if alt != "" {
+				out.WriteString("[" + html.EscapeString(alt) + "]")
+			}
+			continue
+		}
 		out.WriteString(t.String())
 	}
 }

@@ -1,0 +1,242 @@
+package portal
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/postseal/postseal/escrow"
+)
+
+// browser starts a real Chromium for a test, with nothing from before. Without one
+// the test is skipped; in CI it fails.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped in short mode: starts Chromium")
+	}
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
+		}
+		t.Skip("no Chromium on this machine: apt-get install chromium")
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
+		// Nothing but loopback has a name.
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
+	)
+	if os.Geteuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(func() { chromedp.Cancel(ctx); cancel() })
+	do(t, ctx, chromedp.Navigate("about:blank"))
+	return ctx
+}
+
+func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eval[T any](t *testing.T, ctx context.Context, js string) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		t.Fatalf("%.60s: %v", js, err)
+	}
+	return v
+}
+
+// submit presses something that leads to another page, and waits for that.
+func submit(t *testing.T, ctx context.Context, step chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	if _, err := chromedp.RunResponse(ctx, step); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func scheme(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// contrast finds texts whose contrast to what lies behind them is below 4.5
+// (WCAG 2.2, 1.4.3), from the colours as they are rendered.
+const contrast = `(() => {
+  const parse = s => { const m = s.match(/[\d.]+/g).map(Number); return m.length < 4 ? [...m, 1] : m; };
+  const over = (a, b) => [0,1,2].map(i => a[i]*a[3] + b[i]*(1-a[3])).concat(1);
+  const lum = c => { const f = v => { v /= 255; return v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4; }; return .2126*f(c[0]) + .7152*f(c[1]) + .0722*f(c[2]); };
+  const behind = e => { const stack = []; for (; e; e = e.parentElement) stack.push(parse(getComputedStyle(e).backgroundColor));
+    let c = matchMedia("(prefers-color-scheme: dark)").matches ? [0,0,0,1] : [255,255,255,1]; while (stack.length) c = over(stack.pop(), c); return c; };
+  const bad = []; let seen = 0;
+  const check = (e, what) => { const bg = behind(e), fg = over(parse(getComputedStyle(e).color), bg);
+    const a = lum(fg), b = lum(bg), r = (Math.max(a,b)+.05)/(Math.min(a,b)+.05); seen++;
+    if (r < 4.5) bad.push(r.toFixed(2) + " " + what.trim().slice(0, 40)); };
+  const w = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (w.nextNode()) { const e = w.currentNode.parentElement; if (w.currentNode.data.trim() && e.checkVisibility() && e.tagName !== "STYLE") check(e, w.currentNode.data); }
+  for (const e of document.querySelectorAll("input")) check(e, "input");
+  if (seen < 5) bad.push("only " + seen + " texts found");
+  return bad;
+})()`
+
+// TestLooks visits every page and state, narrow and wide, light and dark: nothing
+// scrolls sideways at 320 pixels, every text has its contrast, nothing is loaded
+// but the page. Set POSTSEAL_SCREENSHOTS to a directory to look at them.
+func TestLooks(t *testing.T) {
+	ctx := browser(t)
+	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
+	visit := func(name string, vault *fakeVault, change func(*testSite) (path string)) {
+		t.Run(name, func(t *testing.T) {
+			s := newTestSite(t, vault)
+			path := change(s)
+			if err := clearCookies(ctx); err != nil {
+				t.Fatal(err)
+			}
+			do(t, ctx, chromedp.EmulateViewport(360, 740))
+			var mu sync.Mutex
+			var requests []string
+			listen, stop := context.WithCancel(ctx)
+			defer stop()
+			if err := chromedp.Listen(listen, func(ev any) {
+				if e, ok := ev.(*network.EventRequestWillBeSent); ok && !strings.HasPrefix(e.Request.URL, "data:") {
+					mu.Lock()
+					requests = append(requests, e.Request.URL)
+					mu.Unlock()
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			open(t, ctx, s, path)
+			for _, width := range []int64{320, 360, 1280} {
+				for _, mode := range []string{"light", "dark"} {
+					scheme(t, ctx, mode)
+					do(t, ctx, chromedp.EmulateViewport(width, 740))
+					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+						t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
+					}
+					if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
+						t.Errorf("%s, %d pixels: too little contrast: %q", mode, width, bad)
+					}
+					if dir == "" || width == 320 {
+						continue
+					}
+					png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)), png, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+				t.Errorf("too low for a finger: %q", small)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, u := range requests {
+				if !strings.HasPrefix(u, s.link) && !strings.HasPrefix(u, s.link[:strings.Index(s.link, "/m/")]+"/nowhere") {
+					t.Errorf("something was loaded: %s", u)
+				}
+			}
+		})
+	}
+	passphrase := func() *fakeVault {
+		v := newFakeVault(crlf(plainLetter))
+		v.pickup.Verify = escrow.VerifyPassphrase
+		return v
+	}
+	visit("landing", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "" })
+	visit("landing-open", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#open" })
+	visit("sent", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#sent" })
+	visit("wrong", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#wrong" })
+	visit("passphrase", passphrase(), func(s *testSite) string { return "" })
+	visit("passphrase-wrong", passphrase(), func(s *testSite) string { return "#wrong" })
+	visit("locked", newFakeVault(crlf(plainLetter)), func(s *testSite) string { s.vault.lockTry = testNow.Add(20 * time.Minute); return "" })
+	visit("no-codes", newFakeVault(crlf(plainLetter)), func(s *testSite) string { s.vault.lockCode = testNow.Add(20 * time.Minute); return "#sent" })
+	visit("closed", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "?closed" })
+	visit("cookies", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "?cookies" })
+	visit("message-plain", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#message" })
+	visit("message-full", newFakeVault(crlf(fullLetter)), func(s *testSite) string { return "#message" })
+	visit("message-html", newFakeVault(crlf(fullLetter)), func(s *testSite) string { return "#html" })
+	visit("expired", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrExpired; return "" })
+	visit("retracted", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrRetracted; return "" })
+	visit("unknown", newFakeVault(""), func(s *testSite) string { return "/nowhere" })
+	visit("trouble", newFakeVault(""), func(s *testSite) string { s.vault.err = http.ErrServerClosed; return "" })
+}
+
+// open goes to a page, by the steps that a person takes there.
+func open(t *testing.T, ctx context.Context, s *testSite, state string) {
+	t.Helper()
+	if state == "/nowhere" {
+		do(t, ctx, chromedp.Navigate(s.link[:strings.Index(s.link, "/m/")]+state))
+		return
+	}
+	path, steps, _ := strings.Cut(state, "#")
+	do(t, ctx, chromedp.Navigate(s.link+path))
+	send := func() { submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/code"] button`))) }
+	enter := func(what string) {
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), what))
+		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/verify"] button`)))
+	}
+	switch steps {
+	case "open":
+		do(t, ctx, chromedp.Click(chromedp.CSS("form+details summary")), chromedp.Click(chromedp.CSS("#safe")))
+	case "sent":
+		send()
+	case "wrong":
+		if s.vault.pickup.Verify == escrow.VerifyCode {
+			send()
+		}
+		enter("1234 5678")
+	case "message", "html":
+		send()
+		enter(testCode)
+		if steps == "html" {
+			submit(t, ctx, chromedp.Click(chromedp.CSS(`a[href$="as=html"]`)))
+			time.Sleep(300 * time.Millisecond) // the frame, for the picture
+		}
+	}
+}
+
+func clearCookies(ctx context.Context) error {
+	_, err := chromedp.Call(ctx, network.ClearBrowserCookies, struct{}{})
+	return err
+}
+
+var _ = kb.Tab
+var _ = httptest.NewServer

@@ -1,0 +1,257 @@
+package portal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/cookiejar"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/escrow"
+)
+
+const (
+	testItem   = "aaaabbbbccccddddeeeeffff22"
+	testSecret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+	testCode   = "31415926"
+	testPhrase = "seven grey herons"
+	testSender = "doc@clinic.example"
+	testHolder = "jane.roe@old.example"
+)
+
+var testNow = time.Date(2026, 11, 25, 9, 30, 0, 0, time.UTC)
+
+// fakeVault is a vault of one pickup, in memory.
+type fakeVault struct {
+	mu       sync.Mutex
+	pickup   escrow.Pickup
+	raw      []byte
+	err      error // of Pickup, with the right secret
+	trouble  error // of every call but Pickup
+	cutAfter int   // bytes after which reading fails, 0 for never
+	codes    []string
+	sent     int
+	tries    int
+	opened   int
+	calls    []string
+	clients  []netip.Addr
+	lockTry  time.Time
+	lockCode time.Time
+	now      func() time.Time
+}
+
+func newFakeVault(raw string) *fakeVault {
+	return &fakeVault{
+		raw: []byte(raw),
+		pickup: escrow.Pickup{
+			ItemID: testItem, Recipient: testHolder, Sender: testSender, Verify: escrow.VerifyCode, Mode: escrow.ModeRecoverable,
+			State: escrow.StateHeld, Created: testNow.Add(-2 * time.Hour), Expires: testNow.Add(30 * 24 * time.Hour), Size: int64(len(raw)),
+		},
+		now: func() time.Time { return testNow },
+	}
+}
+
+func (f *fakeVault) called(name string) func() {
+	f.mu.Lock()
+	f.calls = append(f.calls, name)
+	return f.mu.Unlock
+}
+
+func (f *fakeVault) Pickup(ctx context.Context, item, secret string) (*escrow.Pickup, error) {
+	defer f.called("Pickup")()
+	if item != testItem || secret != testSecret {
+		return nil, escrow.ErrUnknown
+	}
+	p := f.pickup
+	if f.err != nil && !errors.Is(f.err, escrow.ErrExpired) && !errors.Is(f.err, escrow.ErrRetracted) {
+		return nil, f.err
+	}
+	p.Locked = f.lockTry
+	return &p, f.err
+}
+
+func (f *fakeVault) SendCode(ctx context.Context, p *escrow.Pickup, c escrow.Client) error {
+	defer f.called("SendCode")()
+	f.clients = append(f.clients, c.Addr)
+	if f.trouble != nil {
+		return f.trouble
+	}
+	if f.lockCode.After(f.now()) {
+		return &escrow.LockedError{Until: f.lockCode}
+	}
+	f.sent++
+	f.codes = append(f.codes, testCode)
+	return nil
+}
+
+func (f *fakeVault) Verify(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (string, error) {
+	defer f.called("Verify")()
+	f.clients = append(f.clients, c.Addr)
+	if f.trouble != nil {
+		return "", f.trouble
+	}
+	if f.lockTry.After(f.now()) {
+		return "", &escrow.LockedError{Until: f.lockTry}
+	}
+	f.tries++
+	if p.Verify == escrow.VerifyPassphrase && answer == testPhrase {
+		return "token", nil
+	}
+	if p.Verify == escrow.VerifyCode {
+		for _, c := range f.codes {
+			if answer == c {
+				return "token", nil
+			}
+		}
+	}
+	return "", escrow.ErrWrong
+}
+
+func (f *fakeVault) CheckToken(ctx context.Context, p *escrow.Pickup, token string) (*escrow.Session, error) {
+	defer f.called("CheckToken")()
+	if token != "token" {
+		return nil, escrow.ErrUnknown
+	}
+	return &escrow.Session{Expires: f.now().Add(12 * time.Hour)}, nil
+}
+
+func (f *fakeVault) Open(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (io.ReadCloser, error) {
+	defer f.called("Open")()
+	if f.trouble != nil {
+		return nil, f.trouble
+	}
+	f.opened++
+	var r io.Reader = bytes.NewReader(f.raw)
+	if f.cutAfter > 0 {
+		r = io.MultiReader(bytes.NewReader(f.raw[:f.cutAfter]), errReader{})
+	}
+	return io.NopCloser(r), nil
+}
+
+type errReader struct{}
+
+func (errReader) Read([]byte) (int, error) { return 0, errors.New("chunk 7 is damaged") }
+
+// site is a portal on loopback, and a browser without cookies from others.
+type testSite struct {
+	*httptest.Server
+	t      testing.TB
+	vault  *fakeVault
+	log    *bytes.Buffer
+	client *http.Client
+	link   string // path and all
+}
+
+func newTestSite(t testing.TB, vault *fakeVault, change ...func(*Config)) *testSite {
+	t.Helper()
+	s := &testSite{t: t, vault: vault, log: &bytes.Buffer{}}
+	var h http.Handler
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(w, r) }))
+	t.Cleanup(s.Close)
+	base, err := url.Parse(strings.Replace(s.URL, "127.0.0.1", "localhost", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Config{
+		Vault: vault, BaseURL: base, SupportText: "Questions? Telephone 555-0100.", Registerer: prometheus.NewRegistry(),
+		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Now: vault.now,
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	if h, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	jar, _ := cookiejar.New(nil)
+	s.client = &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	s.link = strings.TrimSuffix(c.BaseURL.String(), "/") + "/m/" + testItem + "/" + testSecret
+	return s
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(b)
+}
+
+// answer is what came back.
+type answer struct {
+	*http.Response
+	body string
+}
+
+func (s *testSite) do(method, path string, fields url.Values, header http.Header) answer {
+	s.t.Helper()
+	target := path
+	if !strings.HasPrefix(path, "http") {
+		target = s.link + path
+	}
+	var body io.Reader
+	if fields != nil {
+		body = strings.NewReader(fields.Encode())
+	}
+	r, err := http.NewRequest(method, target, body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if fields != nil {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	for k, v := range header {
+		r.Header[k] = v
+		if k == "Host" {
+			r.Host = v[0]
+		}
+	}
+	resp, err := s.client.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	return answer{resp, string(b)}
+}
+
+func (s *testSite) get(path string) answer { s.t.Helper(); return s.do("GET", path, nil, nil) }
+func (s *testSite) post(path string, fields ...string) answer {
+	s.t.Helper()
+	v := url.Values{}
+	for i := 0; i+1 < len(fields); i += 2 {
+		v.Set(fields[i], fields[i+1])
+	}
+	return s.do("POST", path, v, nil)
+}
+
+// verified gives the browser a session.
+func (s *testSite) verified() *testSite {
+	s.t.Helper()
+	s.post("/code")
+	right := testCode
+	if s.vault.pickup.Verify == escrow.VerifyPassphrase {
+		right = testPhrase
+	}
+	if a := s.post("/verify", "answer", right); a.StatusCode != http.StatusSeeOther {
+		s.t.Fatalf("verify: %s", a.Status)
+	}
+	return s
+}
