@@ -60,7 +60,11 @@ func (p *Instance) Undo(ctx context.Context, o UndoOptions) error {
 		}
 		return p.clear(dir)
 	}
-	ids, err := p.queued(ctx, o)
+	queue, err := p.Param(ctx, "queue_directory")
+	if err != nil {
+		return err
+	}
+	ids, err := p.queued(ctx, queue, o)
 	if err != nil {
 		return fmt.Errorf("look at the queue: %w", err)
 	}
@@ -86,7 +90,7 @@ func (p *Instance) Undo(ctx context.Context, o UndoOptions) error {
 	}
 	p.Forget()
 	// What came in between the look and the change.
-	late, err := p.queued(ctx, o)
+	late, err := p.queued(ctx, queue, o)
 	if err != nil {
 		return fmt.Errorf("look at the queue: %w", err)
 	}
@@ -120,12 +124,8 @@ type queueEntry struct {
 
 // queued returns the ids of required messages that are not on hold (postqueue -j, one
 // JSON object a message).
-func (p *Instance) queued(ctx context.Context, o UndoOptions) ([]string, error) {
-	q, err := p.Param(ctx, "queue_directory")
-	if err != nil {
-		return nil, err
-	}
-	if _, err := os.Stat(filepath.Join(q, "deferred")); errors.Is(err, fs.ErrNotExist) {
+func (p *Instance) queued(ctx context.Context, queue string, o UndoOptions) ([]string, error) {
+	if _, err := os.Stat(filepath.Join(queue, "deferred")); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // this Postfix was never started: postqueue would fail
 	}
 	out, errs, code, err := p.run(ctx, "", "postqueue", p.Postqueue, "-j")
