@@ -218,9 +218,8 @@ func (m *mail) bySender(a *policy.Answer) action {
 		return deferral("4.5.3", textSeparate) // the rules have changed since the first recipient
 	}
 	first := !m.known && m.request.queueID == "" // else earlier recipients went who knows where
-	direct := a.Channel == policy.TLS && a.Reason != policy.OwnDomain && a.Allowed.In(m.required) &&
-		!m.twoFaced && !m.server.cfg.AddsRecipients && !t.split
-	if direct {
+	direct := a.Channel == policy.TLS && a.Allowed.In(m.required) && !m.twoFaced && !m.server.cfg.AddsRecipients
+	if direct { // the splitter is never equal to a road, so that it stays
 		if road := a.Transport(a.Nexthop, m.server.cfg.Splitter); first || t.filter == road {
 			t.filter = road
 			return m.remember(t)
@@ -275,7 +274,7 @@ func (m *mail) splitter(t transaction) transaction {
 			r = policy.EscrowOnly
 		}
 	}
-	t.filter, t.split = m.server.cfg.Splitter.Transport(r), true
+	t.filter = m.server.cfg.Splitter.Transport(r)
 	return t
 }
 

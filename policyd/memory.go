@@ -17,7 +17,6 @@ type transaction struct {
 	bySender policy.Channels // what sender and login required, at first
 	require  policy.Channels // what the FILTER stands for: what was required so far
 	filter   string          // transport:next-hop answered last; "" if none yet
-	split    bool            // filter is the splitter: it stays
 	allowed  uint8           // bit n: some recipient's rules allow policy.Channels(n)
 }
 
