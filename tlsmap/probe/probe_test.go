@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -446,6 +448,16 @@ func TestSlowLoris(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the session goes on for ever")
+	}
+}
+
+// TestSessionLimit: the steps of a session share a limit.
+func TestSessionLimit(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	defer theirs.Close()
+	if _, err := newClient(ours, time.Hour, time.Now().Add(time.Millisecond)).read(); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("error %v", err)
 	}
 }
 
