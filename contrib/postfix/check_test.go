@@ -251,7 +251,7 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		t.Run(tt.id, func(t *testing.T) {
 			t.Parallel()
 			o := options(t)
-			p := good
+			var p *Instance
 			if tt.before == "" {
 				p = copied(t, good)
 				if f := find(fine, tt.id); f != nil {
