@@ -13,20 +13,33 @@ import (
 	"github.com/emersion/go-smtp"
 )
 
+// limits of one listener.
+type limits struct {
+	connections int           // at a time
+	idle        time.Duration // silence of a client
+	message     time.Duration // for one message to come in
+	linger      time.Duration // for a client to close after QUIT
+	write       time.Duration // for a reply
+	drain       time.Duration // for messages in hand at shutdown
+}
+
+// defaultLimits allow more connections than Postfix's default_process_limit.
+var defaultLimits = limits{
+	connections: 200,
+	idle:        5 * time.Minute,
+	message:     30 * time.Minute,
+	linger:      10 * time.Second,
+	write:       time.Minute,
+	drain:       20 * time.Second,
+}
+
 const (
-	// maxConnections is how many clients one listener serves at a time: more than
-	// Postfix's default_process_limit.
-	maxConnections = 200
 	// maxRecipients of one message: far more than Postfix sends
 	// (lmtp_destination_recipient_limit, 50).
 	maxRecipients = 1000
-	// writeTime is how long a reply may take to be written.
-	writeTime = time.Minute
 	// workTime is how long a message may be worked on. Postfix waits 10 minutes for
 	// the reply (lmtp_data_done_timeout).
 	workTime = 9 * time.Minute
-	// drainTime is how long messages in hand have at shutdown.
-	drainTime = 20 * time.Second
 )
 
 // server is what splitter and fallback have in common.
@@ -36,12 +49,13 @@ type server struct {
 	lmtp    bool
 	log     *slog.Logger
 	metrics *metrics
+	limits  limits
 	session func(*session) smtp.Session
 }
 
 func newServer(cfg Config, name string, lmtp bool) *server {
 	cfg = cfg.withDefaults()
-	return &server{cfg: cfg, name: name, lmtp: lmtp, log: cfg.Log.With("listener", name), metrics: newMetrics(cfg.Registerer)}
+	return &server{cfg: cfg, name: name, lmtp: lmtp, log: cfg.Log.With("listener", name), metrics: newMetrics(cfg.Registerer), limits: defaultLimits}
 }
 
 // run serves ln, which it closes, until ctx is done. Messages in hand are then
@@ -49,7 +63,7 @@ func newServer(cfg Config, name string, lmtp bool) *server {
 func (s *server) run(ctx context.Context, ln net.Listener) error {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	g := &gate{Listener: ln, log: s.log, metrics: s.metrics, lmtp: s.lmtp, wires: make(map[*wire]struct{})}
+	g := &gate{Listener: ln, log: s.log, metrics: s.metrics, limits: s.limits, lmtp: s.lmtp, wires: make(map[*wire]struct{})}
 
 	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
 		return s.session(&session{server: s, ctx: work, wire: c.Conn().(*wire)}), nil
@@ -59,7 +73,7 @@ func (s *server) run(ctx context.Context, ln net.Listener) error {
 	srv.MaxRecipients = maxRecipients
 	srv.MaxMessageBytes = s.cfg.MaxMessageSize
 	srv.MaxLineLength = 0 // see wire
-	srv.WriteTimeout = writeTime
+	srv.WriteTimeout = s.limits.write
 	srv.EnableSMTPUTF8 = true
 	srv.EnableDSN = true
 	srv.ErrorLog = errorLog{s.log}
@@ -69,7 +83,7 @@ func (s *server) run(ctx context.Context, ln net.Listener) error {
 	err := srv.Serve(g)
 	ln.Close()
 	g.shut()
-	wait, done := context.WithTimeout(work, drainTime)
+	wait, done := context.WithTimeout(work, s.limits.drain)
 	defer done()
 	if srv.Shutdown(wait) != nil && wait.Err() != nil {
 		s.log.Warn("messages in hand are given up, Postfix will come again")
@@ -102,6 +116,7 @@ type gate struct {
 	net.Listener
 	log        *slog.Logger
 	metrics    *metrics
+	limits     limits
 	lmtp       bool
 	background sync.WaitGroup // what goes on behind closed connections
 
@@ -119,7 +134,7 @@ func (g *gate) Accept() (net.Conn, error) {
 		if w := g.enter(c); w != nil {
 			return w, nil
 		}
-		g.log.Warn("connection refused: too many", "peer", peerName(c), "limit", maxConnections)
+		g.log.Warn("connection refused: too many", "peer", peerName(c), "limit", g.limits.connections)
 		c.SetWriteDeadline(time.Now().Add(time.Second))
 		io.WriteString(c, "421 4.3.2 Too many connections\r\n")
 		c.Close()
@@ -129,7 +144,7 @@ func (g *gate) Accept() (net.Conn, error) {
 func (g *gate) enter(c net.Conn) *wire {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.wires) >= maxConnections {
+	if len(g.wires) >= g.limits.connections {
 		return nil
 	}
 	w := newWire(c, g)

@@ -15,17 +15,9 @@ import (
 	"time"
 )
 
-const (
-	// maxLine is the longest command line, in bytes with its end. Postfix sends an
-	// address of up to 2 KiB, with an ORCPT of up to three times that.
-	maxLine = 16 << 10
-	// idleTime is how long a client may be silent.
-	idleTime = 5 * time.Minute
-	// messageTime is how long a client may take for one message.
-	messageTime = 30 * time.Minute
-	// lingerTime is how long we wait for a client to close after QUIT.
-	lingerTime = 10 * time.Second
-)
+// maxLine is the longest command line, in bytes with its end. Postfix sends an
+// address of up to 2 KiB, with an ORCPT of up to three times that.
+const maxLine = 16 << 10
 
 // wire stands between a connection and go-smtp, which reads commands and writes
 // replies through it. It does what go-smtp 0.25 would do wrong or not at all:
@@ -69,7 +61,7 @@ type wire struct {
 
 	mu      sync.Mutex
 	busy    bool      // with a message
-	until   time.Time // the end of messageTime
+	until   time.Time // when the message must be here
 	closing bool      // the server shuts down
 	closed  bool      // Close was called
 }
@@ -98,7 +90,7 @@ func (a armed) Read(p []byte) (int, error) {
 	n, err := a.w.Conn.Read(p)
 	if err == io.EOF {
 		a.w.eof.Store(true)
-	} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	} else if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
 		a.w.gone.Store(true)
 	}
 	return n, err
@@ -107,10 +99,13 @@ func (a armed) Read(p []byte) (int, error) {
 func (w *wire) arm() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		return net.ErrClosed // go-smtp reads on after QUIT
+	}
 	if w.closing && !w.busy {
 		return os.ErrDeadlineExceeded
 	}
-	until := time.Now().Add(idleTime)
+	until := time.Now().Add(w.gate.limits.idle)
 	if w.busy && w.until.Before(until) {
 		until = w.until
 	}
@@ -122,7 +117,7 @@ func (w *wire) setBusy(busy bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if busy && !w.busy {
-		w.until = time.Now().Add(messageTime)
+		w.until = time.Now().Add(w.gate.limits.message)
 	}
 	w.busy = busy
 }
@@ -280,7 +275,7 @@ func (w *wire) xforward(arg string) error {
 			}
 		}
 	}
-	w.SetWriteDeadline(time.Now().Add(writeTime))
+	w.SetWriteDeadline(time.Now().Add(w.gate.limits.write))
 	_, err := io.WriteString(w.Conn, reply)
 	return err
 }
@@ -360,7 +355,7 @@ func (w *wire) Close() error {
 			confirmed(true)
 			return
 		}
-		w.Conn.SetReadDeadline(time.Now().Add(lingerTime))
+		w.Conn.SetReadDeadline(time.Now().Add(w.gate.limits.linger))
 		_, err := io.Copy(io.Discard, io.LimitReader(w.Conn, maxLine))
 		confirmed(err == nil)
 	})
