@@ -362,7 +362,7 @@ func TestFilterHoldsForEveryRecipient(t *testing.T) {
 	w := standardWorld()
 	rng := rand.New(rand.NewPCG(1, 2))
 	pick := func(from []string) string { return from[rng.IntN(len(from))] }
-	for range 5000 {
+	for range 2000 {
 		s, _ := newServer(t, w, nil)
 		c := newSession(t, s, pick(senders), pick(logins))
 		if rng.IntN(5) == 0 {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -395,4 +396,41 @@ func TestKeeper(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestKeeperWaitsForTheEndOfABurst(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s, book := newServer(t, standardWorld(), nil, "recipient a.example encryption")
+		reloads := 0
+		k, err := NewKeeper(KeeperConfig{
+			Server: s, Dir: dir,
+			Options: func(context.Context) (Options, error) { return fileOptions(), nil },
+			Reload:  func(context.Context) error { reloads++; return nil },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go k.Run(ctx)
+		time.Sleep(time.Second)
+		change := func(times int) {
+			for i := range times {
+				book.set(t, fmt.Sprintf("recipient b%d.example encryption", i))
+				k.Notify()
+				time.Sleep(100 * time.Millisecond)
+			}
+			time.Sleep(time.Second)
+		}
+		for _, tt := range []struct{ times, want int }{{0, 1}, {20, 1}, {70, 2}} { // 7 seconds are too long to wait
+			if tt.times > 0 {
+				reloads = 0
+			}
+			change(tt.times)
+			if reloads != tt.want {
+				t.Errorf("%d changes in a row: %d reloads, want %d", tt.times, reloads, tt.want)
+			}
+		}
+	})
 }
