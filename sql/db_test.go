@@ -117,7 +117,8 @@ func TestWriterLocksFromTheStart(t *testing.T) {
 	go func() { done <- b.Writable(context.Background()) }()
 	select {
 	case err := <-done:
-		t.Errorf("a second process wrote beside the first (%v)", err)
+		close(leave)
+		t.Fatalf("a second process wrote beside the first (%v)", err)
 	case <-time.After(100 * time.Millisecond):
 	}
 	close(leave)
@@ -128,28 +129,32 @@ func TestWriterLocksFromTheStart(t *testing.T) {
 
 func TestWriteRollsBack(t *testing.T) {
 	db := openTest(t)
+	background, stop := context.WithTimeout(t.Context(), time.Minute) // a stuck writer fails, and does not hang
+	defer stop()
 	insert := func(tx *dbsql.Tx) {
 		if _, err := tx.Exec(`INSERT INTO meta VALUES ('x', 1)`); err != nil {
 			t.Error(err)
 		}
 	}
 	boom := errors.New("boom")
-	if err := db.write(t.Context(), func(tx *dbsql.Tx) error { insert(tx); return boom }); !errors.Is(err, boom) {
+	if err := db.write(background, func(tx *dbsql.Tx) error { insert(tx); return boom }); !errors.Is(err, boom) {
 		t.Errorf("error %v, want boom", err)
 	}
 	func() {
 		defer func() { recover() }()
-		db.write(t.Context(), func(tx *dbsql.Tx) error { insert(tx); panic("boom") })
+		db.write(background, func(tx *dbsql.Tx) error { insert(tx); panic("boom") })
 	}()
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancel(background)
 	if err := db.write(ctx, func(tx *dbsql.Tx) error { insert(tx); cancel(); return nil }); err == nil {
 		t.Error("committed although the context was done")
 	}
 	if n := one[int](t, db.r, `SELECT count(*) FROM meta WHERE name = 'x'`); n != 0 {
 		t.Error("a failed transaction left something")
 	}
-	if err := db.Writable(t.Context()); err != nil {
-		t.Errorf("the writer is unusable after a panic: %v", err)
+	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := db.Writable(ctx); err != nil {
+		t.Fatalf("the writer is unusable after a panic: %v", err)
 	}
 }
 
@@ -289,6 +294,24 @@ func TestMigrateByHand(t *testing.T) {
 	if p, err := db.Pending(t.Context()); err != nil || p {
 		t.Errorf("Pending() = %v, %v after", p, err)
 	}
+}
+
+func TestDirectoryLockIsExclusive(t *testing.T) {
+	dir := t.TempDir()
+	unlock, err := lockDir(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := lockDir(ctx, dir); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("locked twice: %v", err)
+	}
+	unlock()
+	if unlock, err = lockDir(t.Context(), dir); err != nil {
+		t.Fatalf("after the unlock: %v", err)
+	}
+	unlock()
 }
 
 func TestManyOpenAMissingDatabaseAtOnce(t *testing.T) {

@@ -362,11 +362,14 @@ func TestWeakenings(t *testing.T) {
 	exempt.Weaken, exempt.Note = true, "newsletter"
 	until := r("a.example", None, 0)
 	until.Weaken, until.Note, until.Until = true, "for now", now
+	endsAt := func(x *Rule, end time.Time) *Rule { x.Until = end; return x }
 	tests := []struct {
 		name  string
 		rules []*Rule
 		want  string
 	}{
+		{"ending after the exemption it is under", []*Rule{r(".example", ForcedTLS, 0), until, endsAt(r("x@a.example", None, 0), now.Add(1))}, "x@a.example"},
+		{"ending with the exemption it is under", []*Rule{r(".example", ForcedTLS, 0), until, endsAt(r("x@a.example", None, 0), now)}, ""},
 		{"stricter", []*Rule{r(".example", Encryption, 0), r("a.example", ForcedTLS, 0)}, ""},
 		{"none under encryption", []*Rule{r(".example", Encryption, 0), r("a.example", None, 0)}, "a.example"},
 		{"marked", []*Rule{r(".example", Encryption, 0), exempt}, ""},

@@ -64,6 +64,7 @@ func TestSubjectsMatch(t *testing.T) {
 		{"Windows, other word first", "[secure]", "=?windows-1252?Q?Gr=F6=DFe?= [secure]", true},
 		{"Windows, base64", "[secure]", b64("Windows-1252", "[secure] \xf6"), true},
 		{"Japanese", "親展", "=?iso-2022-jp?B?GyRCP0ZFOBsoQg==?=", true},
+		{"split inside a character of two bytes", "親展", "=?shift_jis?Q?=90?= =?shift_jis?Q?=65=93=57?=", true},
 		{"unknown charset", "[secure]", b64("x-unknown", "[secure]"), true},
 		{"unknown charset beside a known one", "ärzte", "=?x-unknown?Q?x?= =?utf-8?Q?=C3=84rzte?=", true},
 		{"with a language", "secret", "=?utf-8*en?Q?secret?=", true},
