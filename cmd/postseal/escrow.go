@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -64,13 +63,9 @@ func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
 
 // newVault makes the vault; wake is called when mail was put into the outbox.
 func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, wake func()) (*escrow.Vault, error) {
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
 	return escrow.NewVault(escrow.Options{
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
-		PortalURL: cfg.str("portal-url"), NoticeFrom: from, ServerName: host,
+		PortalURL: cfg.str("portal-url"), NoticeFrom: from,
 		Log: log, Registerer: reg, Wake: wake,
 	})
 }

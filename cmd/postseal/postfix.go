@@ -116,8 +116,9 @@ func undoPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := postfixInstance(c, cfg)
-	return p.Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), DryRun: c.Bool("dry-run"), Out: c.App.Writer})
+	// Every queued message counts as required: what a login or a subject
+	// required can't be told from the queue.
+	return postfixInstance(c, cfg).Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), DryRun: c.Bool("dry-run"), Out: c.App.Writer})
 }
 
 // errFindings makes check exit 1 after it has printed what it found.

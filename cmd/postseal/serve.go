@@ -176,7 +176,10 @@ func named(part string, err error) error {
 func keepRules(ctx context.Context, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, log *slog.Logger, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	reload := func(int64) {
+	reload := func(version int64) {
+		if version == rules.Load().Version {
+			return
+		}
 		fresh, err := loadRules(ctx, db, d)
 		for try := 0; err != nil && try < 5 && ctx.Err() == nil; try++ {
 			log.Warn("could not read the rules, trying again", "error", err)
@@ -190,9 +193,6 @@ func keepRules(ctx context.Context, db *sql.DB, rules *atomic.Pointer[policy.Sna
 		rules.Store(fresh)
 		log.Info("rules changed", "version", fresh.Version, "rules", len(fresh.Rules()))
 		changed()
-	}
-	if v, err := db.RulesVersion(ctx); err == nil && v != rules.Load().Version {
-		reload(v) // changed between the first load and the watch
 	}
 	db.Watch(ctx, 200*time.Millisecond, reload)
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
@@ -243,7 +243,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	in := intake.Config{
 		Decider: engine, Vault: vault, Ledger: pins, Subjects: engine.Subjects, Prober: looker{postures},
 		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
-		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID,
+		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID, InHand: new(intake.InHand),
 		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
 	}
 	for _, floor := range []policy.Requirement{policy.None, policy.ForcedTLS, policy.Encryption, policy.EscrowOnly} {
