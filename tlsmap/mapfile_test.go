@@ -402,11 +402,11 @@ func TestKeeperWaitsForTheEndOfABurst(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s, book := newServer(t, standardWorld(), nil, "recipient a.example encryption")
-		reloads := 0
+		var reloads atomic.Int64
 		k, err := NewKeeper(KeeperConfig{
 			Server: s, Dir: dir,
 			Options: func(context.Context) (Options, error) { return fileOptions(), nil },
-			Reload:  func(context.Context) error { reloads++; return nil },
+			Reload:  func(context.Context) error { reloads.Add(1); return nil },
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -423,13 +423,16 @@ func TestKeeperWaitsForTheEndOfABurst(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		for _, tt := range []struct{ times, want int }{{0, 1}, {20, 1}, {70, 2}} { // 7 seconds are too long to wait
+		for _, tt := range []struct {
+			times int
+			want  int64
+		}{{0, 1}, {20, 1}, {70, 2}} { // 7 seconds are too long to wait
 			if tt.times > 0 {
-				reloads = 0
+				reloads.Store(0)
 			}
 			change(tt.times)
-			if reloads != tt.want {
-				t.Errorf("%d changes in a row: %d reloads, want %d", tt.times, reloads, tt.want)
+			if n := reloads.Load(); n != tt.want {
+				t.Errorf("%d changes in a row: %d reloads, want %d", tt.times, n, tt.want)
 			}
 		}
 	})
