@@ -277,6 +277,12 @@ func (l looker) Look(ctx context.Context, dest string, demand policy.TLSParams, 
 	return p, err
 }
 
+// NullMX reports whether dest says by a null MX that it takes no mail.
+func (l looker) NullMX(ctx context.Context, dest string) bool {
+	_, r, err := l.m.Look(ctx, dest, policy.TLSParams{}, time.Minute)
+	return err == nil && r != nil && r.NullMX
+}
+
 // listener is an open listener and the server behind it.
 type listener struct {
 	name string
