@@ -62,7 +62,7 @@ func (s *Server) answer(q *dns.Msg, name string, qtype uint16) *dns.Msg {
 	for range maxChain {
 		switch s.fault(name, qtype) {
 		case Servfail:
-			return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+			return servfail(q)
 		case Refused:
 			return new(dns.Msg).SetRcode(q, dns.RcodeRefused)
 		case Referral:
@@ -96,7 +96,13 @@ func (s *Server) answer(q *dns.Msg, name string, qtype uint16) *dns.Msg {
 		m.Ns = []dns.RR{s.soa(name)}
 		return m
 	}
-	return new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+	return servfail(q)
+}
+
+func servfail(q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)
+	m.RecursionAvailable = true // as a recursive resolver whose upstream fails
+	return m
 }
 
 // lookup returns the records of a name by type, those of a wildcard (RFC 4592)
