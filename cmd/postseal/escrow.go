@@ -66,7 +66,7 @@ func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog
 	return escrow.NewVault(escrow.Options{
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
 		PortalURL: cfg.str("portal-url"), NoticeFrom: from,
-		Log: log, Registerer: reg, Wake: wake,
+		Log: log, Registerer: reg, Wake: wake, Crash: crash,
 	})
 }
 
