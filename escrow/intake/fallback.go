@@ -184,14 +184,14 @@ func (f *Fallback) look(ctx context.Context, s *session, a *policy.Answer, rcpt 
 }
 
 // Data takes the message and does all of it or nothing.
-func (s *fallbackSession) Data(r io.Reader) error {
+func (s *fallbackSession) Data(io.Reader) error {
 	tx := s.envelope()
 	jobs := make([]*job, len(tx.rcpts))
 	for i := range tx.rcpts {
 		r := &tx.rcpts[i]
 		jobs[i] = &job{r: r, address: r.addr.String(), answer: r.verdict.answer}
 	}
-	if err := s.carefully(func() error { return s.handle(&tx, jobs, r) }); err != nil {
+	if err := s.carefully(func() error { return s.handle(&tx, jobs) }); err != nil {
 		endAll(jobs, outcomeError, asReply(err))
 	}
 	answer := forgotten()
@@ -203,8 +203,8 @@ func (s *fallbackSession) Data(r io.Reader) error {
 	return answer
 }
 
-func (s *fallbackSession) handle(tx *transaction, jobs []*job, r io.Reader) error {
-	m, err := s.receive(r, tx)
+func (s *fallbackSession) handle(tx *transaction, jobs []*job) error {
+	m, err := s.receive(tx)
 	if err != nil {
 		for _, j := range jobs {
 			s.done(nil, tx, j.r, outcomeError, asReply(err))

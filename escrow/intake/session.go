@@ -2,7 +2,6 @@ package intake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,8 +18,7 @@ import (
 )
 
 // session is one connection, as go-smtp drives it. Its methods may be called by
-// several goroutines, since a message that comes by BDAT is handled by one of its
-// own, and go-smtp may reset or end the session meanwhile.
+// several goroutines: the server may end the session while a message is in hand.
 type session struct {
 	*server
 	ctx  context.Context
@@ -195,19 +193,12 @@ func (m *message) floor(port policy.Requirement) (policy.Requirement, bool) {
 	return allowed.Requirement()
 }
 
-// receive reads the message, whole, whatever becomes of it. r is go-smtp's reader,
-// which counts for BDAT alone (see wire). The error is a reply.
-func (s *session) receive(r io.Reader, tx *transaction) (*message, error) {
-	if s.wire.text != nil {
-		r = s.wire.text
-	}
+// receive reads the message, whole, whatever becomes of it, from the wire: go-smtp's
+// reader has nothing. The error is a reply.
+func (s *session) receive(tx *transaction) (*message, error) {
 	m := &message{spool: spool.New(s.cfg.SpoolDir)}
 	digest := newDigester(s.cfg.RequeueUID)
-	err := s.fill(m.spool, digest, r)
-	if err == nil && s.wire.cut.Load() {
-		err = reply(451, "4.4.2", "Message cut off")
-	}
-	if err != nil {
+	if err := s.fill(m.spool, digest, s.wire.text); err != nil {
 		m.spool.Close()
 		return nil, err
 	}
@@ -240,8 +231,6 @@ func (s *session) fill(sp *spool.Spool, digest *digester, r io.Reader) error {
 		switch {
 		case err == io.EOF:
 			return failed
-		case errors.Is(err, smtp.ErrDataReset):
-			return reply(451, "4.4.2", "Message cut off")
 		case err != nil:
 			return reply(451, "4.4.2", "Message cut off")
 		}

@@ -56,13 +56,13 @@ func (s *splitterSession) Rcpt(to string, opts *smtp.RcptOptions) error {
 func (s *splitterSession) Data(io.Reader) error { return internal() }
 
 // LMTPData takes the message and answers for each recipient.
-func (s *splitterSession) LMTPData(r io.Reader, status smtp.StatusCollector) error {
+func (s *splitterSession) LMTPData(_ io.Reader, status smtp.StatusCollector) error {
 	tx := s.envelope()
 	jobs := make([]*job, len(tx.rcpts))
 	for i := range tx.rcpts {
 		jobs[i] = &job{r: &tx.rcpts[i], address: tx.rcpts[i].addr.String()}
 	}
-	if err := s.carefully(func() error { return s.handle(&tx, jobs, r) }); err != nil {
+	if err := s.carefully(func() error { return s.handle(&tx, jobs) }); err != nil {
 		endAll(jobs, outcomeError, asReply(err))
 	}
 	for _, j := range jobs {
@@ -74,8 +74,8 @@ func (s *splitterSession) LMTPData(r io.Reader, status smtp.StatusCollector) err
 	return forgotten() // for a recipient that no job is about
 }
 
-func (s *splitterSession) handle(tx *transaction, jobs []*job, r io.Reader) error {
-	m, err := s.receive(r, tx)
+func (s *splitterSession) handle(tx *transaction, jobs []*job) error {
+	m, err := s.receive(tx)
 	if err != nil {
 		for _, j := range jobs {
 			s.done(nil, tx, j.r, outcomeError, asReply(err))

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,16 +23,19 @@ const maxLine = 16 << 10
 //
 //   - go-smtp's reader of DATA takes CR CR LF for no line end, and so misses the end
 //     of a message whose last line ends in a CR, and keeps a stuffed dot behind one.
-//     wire reads DATA itself ([wire.text]), and shows go-smtp an empty message.
-//   - A BDAT chunk that is cut off looks complete to go-smtp, and a read error within
-//     one becomes 554, a bounce. wire knows the difference (cut), and says nothing
-//     more after such an error.
+//     wire reads the text itself ([wire.text]), and shows go-smtp an empty message.
+//   - go-smtp's BDAT takes a chunk that is cut off for a complete one, makes 554, a
+//     bounce, of a read error within one, and mixes up the results of two messages
+//     after RSET. wire reads the chunks itself and shows go-smtp a DATA in their place.
 //   - An ORCPT of a type other than rfc822 or utf-8, or with octets above 127, becomes
 //     501, a bounce. wire takes the parameter out and keeps it as it came.
 //   - Lines of DATA count against the limit for command lines. wire limits command
 //     lines alone.
 //   - The read deadline is for a whole message. wire gives each read its own.
 //   - There is no XFORWARD; wire takes the one attribute that is wanted, IDENT.
+//
+// What is read goes to go-smtp one command at a time, so that nothing of a text or a
+// later command lies in go-smtp's buffers.
 type wire struct {
 	net.Conn
 	br   *bufio.Reader
@@ -41,20 +43,20 @@ type wire struct {
 	lmtp bool
 	gate *gate
 
-	// Used by the one goroutine of go-smtp that reads.
-	pending []byte // given to go-smtp next
-	chunk   int64  // bytes of a BDAT chunk still to come
-	inChunk bool
-	orcpt   string // of the RCPT command in hand, "" for none
-	ident   string // XFORWARD IDENT
+	// Used by one goroutine of go-smtp at a time, that which has the turn.
+	pending  []byte    // given to go-smtp next
+	text     io.Reader // of the message, between 354 and the end; a dotReader or a chunkReader
+	chunk    *chunk    // the first chunk, while go-smtp thinks of the reply to DATA
+	skip     int64     // bytes of a refused chunk
+	next     string    // a command line that was read already
+	orcpt    string    // of the RCPT command in hand, "" for none
+	ident    string    // XFORWARD IDENT
+	awaiting bool      // the reply to DATA
+	greeting bool      // the reply to EHLO or LHLO
 
-	// Used by the goroutine that reads commands and writes their replies.
-	awaiting  bool // the reply to DATA
-	greeting  bool // the reply to EHLO or LHLO
-	text      *dotReader
 	confirmed func(read bool) // what to call at Close, see session
 
-	cut    atomic.Bool // a chunk has ended too early
+	muted  atomic.Bool // replies to a message that the client has taken back
 	silent atomic.Bool // nothing is written any more
 	gone   atomic.Bool // the peer can't have read our replies
 	eof    atomic.Bool // the peer has closed
@@ -138,18 +140,14 @@ func (w *wire) SetReadDeadline(time.Time) error { return nil }
 // SetDeadline is not used by go-smtp.
 func (w *wire) SetDeadline(t time.Time) error { return w.SetWriteDeadline(t) }
 
-// Read gives go-smtp one command line at a time, or a piece of a BDAT chunk, or
-// the end of an empty message in the place of DATA's text.
+// Read gives go-smtp one command line at a time, or the end of an empty message in
+// the place of a text.
 func (w *wire) Read(p []byte) (int, error) {
 	for len(w.pending) == 0 {
-		if w.inChunk {
-			return w.readChunk(p)
-		}
 		if w.text != nil {
-			_, err := io.Copy(io.Discard, w.text)
-			if err != nil {
+			if _, err := io.Copy(io.Discard, w.text); err != nil && !errors.Is(err, errTakenBack) {
 				w.log.Warn("message cut off", "error", err)
-				w.silent.Store(!errors.Is(err, io.ErrUnexpectedEOF))
+				w.silent.Store(true) // go-smtp's words would come too late
 				return 0, err
 			}
 			w.text, w.pending = nil, []byte(".\r\n")
@@ -164,42 +162,46 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (w *wire) readChunk(p []byte) (int, error) {
-	n, err := w.br.Read(p[:min(int64(len(p)), w.chunk)])
-	if w.chunk -= int64(n); w.chunk == 0 {
-		w.inChunk = false
-		return n, nil
+// line reads one command line, without its end.
+func (w *wire) line() (string, error) {
+	if w.skip > 0 {
+		if _, err := io.CopyN(io.Discard, w.br, w.skip); err != nil {
+			return "", err
+		}
+		w.skip = 0
 	}
-	if err != nil {
-		w.log.Warn("message cut off", "error", err)
-		w.cut.Store(true)
-		w.silent.Store(true)
-	}
-	return n, err
-}
-
-// command reads one command line into pending.
-func (w *wire) command() error {
 	line, err := w.br.ReadSlice('\n')
 	if err != nil {
 		switch {
 		case errors.Is(err, bufio.ErrBufferFull):
-			return w.garbage("command line too long")
+			return "", w.garbage("command line too long")
 		case err == io.EOF && len(line) > 0:
 			w.log.Warn("connection closed within a command line")
-		case err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed):
-			w.log.Info("connection lost", "error", err)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			w.timedOut()
+		case err != io.EOF && !errors.Is(err, net.ErrClosed):
+			w.log.Info("connection lost", "error", err)
 		}
-		return err
+		return "", err
 	}
-	w.orcpt, w.awaiting, w.greeting = "", false, false
 	text := strings.TrimRight(string(line), "\r\n")
-	verb, arg, _ := strings.Cut(text, " ")
-	if !isVerb(verb) {
-		return w.garbage("not a command")
+	if verb, _, _ := strings.Cut(text, " "); !isVerb(verb) {
+		return "", w.garbage("not a command")
 	}
+	return text, nil
+}
+
+// command reads one command line into pending.
+func (w *wire) command() (err error) {
+	text := w.next
+	if w.next = ""; text == "" {
+		if text, err = w.line(); err != nil {
+			return err
+		}
+	}
+	w.orcpt, w.awaiting, w.greeting, w.chunk = "", false, false, nil
+	w.muted.Store(false)
+	verb, arg, _ := strings.Cut(text, " ")
 	switch strings.ToUpper(verb) {
 	case "XFORWARD":
 		return w.xforward(arg)
@@ -212,17 +214,23 @@ func (w *wire) command() error {
 		w.orcpt = orcpt
 		text = verb + " " + rest
 	case "BDAT":
-		// As go-smtp reads it: what it takes for a chunk, and nothing else.
-		args := strings.Fields(arg)
-		if len(args) == 1 || len(args) == 2 && strings.EqualFold(args[1], "LAST") {
-			if n, err := strconv.ParseUint(args[0], 10, 32); err == nil && n > 0 {
-				w.chunk, w.inChunk = int64(n), true
-				w.setBusy(true)
-			}
+		c, ok := parseChunk(arg)
+		if !ok {
+			return w.garbage("bad chunk size") // nobody knows where the next command is
 		}
+		w.chunk, w.awaiting, text = &c, true, "DATA"
 	}
 	w.pending = []byte(text + "\r\n")
 	return nil
+}
+
+// say writes a reply of our own.
+func (w *wire) say(reply string) error {
+	if err := w.SetWriteDeadline(time.Now().Add(w.gate.limits.write)); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w.Conn, reply+"\r\n")
+	return err
 }
 
 // isVerb reports whether v may be a command: letters alone, as many as the
@@ -261,11 +269,11 @@ func (w *wire) garbage(why string) error {
 
 // xforward answers XFORWARD, of which IDENT is kept: Postfix's queue id.
 func (w *wire) xforward(arg string) error {
-	reply := "250 2.0.0 Ok\r\n"
+	reply := "250 2.0.0 Ok"
 	for _, a := range strings.Fields(arg) {
 		name, value, ok := strings.Cut(a, "=")
 		if !ok {
-			reply = "501 5.5.4 Bad XFORWARD syntax\r\n"
+			reply = "501 5.5.4 Bad XFORWARD syntax"
 			break
 		}
 		if strings.EqualFold(name, "IDENT") {
@@ -275,9 +283,7 @@ func (w *wire) xforward(arg string) error {
 			}
 		}
 	}
-	w.SetWriteDeadline(time.Now().Add(w.gate.limits.write))
-	_, err := io.WriteString(w.Conn, reply)
-	return err
+	return w.say(reply)
 }
 
 // isIdent reports whether s may be a queue id: it goes into logs and commands.
@@ -298,11 +304,21 @@ func (w *wire) Write(p []byte) (int, error) {
 	if w.silent.Load() {
 		return 0, net.ErrClosed
 	}
+	if w.muted.Load() {
+		return len(p), nil
+	}
 	if w.awaiting {
 		w.awaiting = false
-		if bytes.HasPrefix(p, []byte("354")) {
+		goOn := bytes.HasPrefix(p, []byte("354"))
+		w.setBusy(goOn)
+		switch c := w.chunk; {
+		case goOn && c != nil:
+			w.text = &chunkReader{w: w, chunk: *c}
+			return len(p), nil // BDAT has no 354
+		case goOn:
 			w.text = newDotReader(w.br)
-			w.setBusy(true)
+		case c != nil:
+			w.skip = c.size // it follows all the same
 		}
 	}
 	if w.greeting && len(p) > 3 && p[3] == ' ' {
