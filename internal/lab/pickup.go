@@ -67,9 +67,12 @@ func (b *Browser) do(req *http.Request) error {
 type Form struct {
 	Action, Method string
 	Fields         url.Values // with their present values; buttons too
-	Empty          []string   // names of the visible fields to fill in
+	Empty          []Field    // the visible fields to fill in
 	Text           string     // of the buttons
 }
+
+// Field is a visible field of a form.
+type Field struct{ Name, Type, Autocomplete string }
 
 // Submit sends a form.
 func (b *Browser) Submit(f Form) error {
@@ -124,11 +127,11 @@ func (b *Browser) Forms() []Form {
 			case n.Data == "input" && name != "":
 				f.Fields.Set(name, attr(n, "value"))
 				if typ != "hidden" && attr(n, "value") == "" {
-					f.Empty = append(f.Empty, name)
+					f.Empty = append(f.Empty, Field{name, typ, attr(n, "autocomplete")})
 				}
 			case n.Data == "textarea" && name != "":
 				f.Fields.Set(name, text(n))
-				f.Empty = append(f.Empty, name)
+				f.Empty = append(f.Empty, Field{Name: name, Type: "textarea"})
 			}
 		})
 		forms = append(forms, f)
@@ -210,17 +213,17 @@ func (b *Browser) step(asked *bool, code func() (string, error), passphrase stri
 		}
 	}
 	for _, f := range forms {
-		for _, name := range f.Empty {
+		for _, field := range f.Empty {
 			switch {
-			case strings.Contains(name, "code"):
+			case field.Autocomplete == "one-time-code":
 				c, err := code()
 				if err != nil {
 					return err
 				}
-				f.Fields.Set(name, c)
+				f.Fields.Set(field.Name, c)
 				return b.Submit(f)
-			case strings.Contains(name, "pass"):
-				f.Fields.Set(name, passphrase)
+			case field.Type == "password":
+				f.Fields.Set(field.Name, passphrase)
 				return b.Submit(f)
 			}
 		}

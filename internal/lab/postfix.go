@@ -384,9 +384,13 @@ func (p *Postfix) Flush() error {
 	return err
 }
 
-// Postsuper runs postsuper(1), such as Postsuper("-r", "ALL").
+// Postsuper runs postsuper(1), such as Postsuper("-r", "ALL"), and wakes
+// pickup(8), which else looks once a minute.
 func (p *Postfix) Postsuper(args ...string) error {
-	_, err := p.run(nil, "postsuper", append([]string{"-c", p.ConfigDir}, args...)...)
+	if _, err := p.run(nil, "postsuper", append([]string{"-c", p.ConfigDir}, args...)...); err != nil {
+		return err
+	}
+	_, err := p.run(nil, "postkick", "-c", p.ConfigDir, "public", "pickup", "W")
 	return err
 }
 

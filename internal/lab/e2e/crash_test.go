@@ -8,14 +8,22 @@ import (
 
 // crashPoints are where the program is killed: before and after each commit,
 // each reply, each re-injection and each notice. twice says that the message may
-// reach a TLS destination a second time: Postfix had answered 250, and we had not
+// be taken a second time: Postfix had answered 250, and we had not
 // noted it yet.
 var crashPoints = []struct {
 	name  string
 	twice bool
 }{
+	{name: "before-reply"},
+	{name: "before-seal"},
 	{name: "seal-before-commit"},
 	{name: "seal-after-commit"},
+	{name: "after-seal"},
+	{name: "before-reinject"},
+	{name: "after-reinject", twice: true},
+	{name: "before-settle", twice: true},
+	{name: "after-settle"},
+	{name: "after-reply"},
 }
 
 // TestKilled kills the program at each point, starts it again, and finds nothing
@@ -23,8 +31,7 @@ var crashPoints = []struct {
 func TestKilled(t *testing.T) {
 	s := newScene(t, lab.Options{Rules: []string{"sender add doc@own.example --require encryption"}})
 	for i, p := range crashPoints {
-		t.Run(p.name, func(t *testing.T) {
-			s.t = t
+		s.run(p.name, func(t *testing.T) {
 			u := "u" + string(rune('a'+i)) + "@"
 			s.Postseal.Kill()
 			s.check(s.Postseal.Start("POSTSEAL_CRASH_AT=" + p.name))
@@ -40,7 +47,13 @@ func TestKilled(t *testing.T) {
 			} else {
 				s.arrivesByTLS(m, u+"tls.example")
 			}
-			s.mailbox(m, u+"own.example")
+			if p.twice {
+				if !lab.Poll(patience, func() bool { return len(s.Postfix.Mailbox(u+"own.example")) > 0 }) {
+					t.Error("nothing in the own mailbox")
+				}
+			} else {
+				s.mailbox(m, u+"own.example")
+			}
 			s.sealedAs(m, u+"plain.example")
 			for _, d := range []string{"tls.example", "plain.example", "own.example"} {
 				s.drained(u + d)
@@ -55,5 +68,4 @@ func TestKilled(t *testing.T) {
 			}
 		})
 	}
-	s.t = t
 }

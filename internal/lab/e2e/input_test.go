@@ -26,7 +26,7 @@ func TestBadClients(t *testing.T) {
 		}
 	}()
 	for port, name := range ports {
-		t.Run(name, func(t *testing.T) {
+		s.run(name, func(t *testing.T) {
 			for range 20 { // connected, silent for the rest of the test
 				c, err := net.Dial("tcp", "127.0.0.1:"+port)
 				if err != nil {

@@ -31,7 +31,7 @@ func TestNoticeIsNeverSealed(t *testing.T) {
 		t.Fatalf("%d notices arrived, want 1", len(mails))
 	}
 	if head, _, _ := bytes.Cut(mails[0].Data, []byte("\r\n\r\n")); !bytes.Contains(head, []byte("Auto-Submitted: auto-generated")) ||
-		bytes.Contains(mails[0].Data, []byte("a message")) {
+		bytes.Contains(mails[0].Data, []byte("a private subject")) {
 		t.Errorf("the notice is\n%s", mails[0].Data)
 	}
 	s.sealed(m, "b@plain.example") // once still
@@ -83,12 +83,12 @@ func TestBounceDoesNotReturnInPlaintext(t *testing.T) {
 		}
 		s.drained(to)
 	}
-	t.Run("of a sender with a rule", func(t *testing.T) {
+	s.run("of a sender with a rule", func(t *testing.T) {
 		s.accepted(s.secret(lab.Message{From: "doc@elsewhere.example", To: []string{"b@refuses.example"}, FromParams: "RET=FULL"}))
 		bounced("b@refuses.example")
 		s.drained("doc@elsewhere.example")
 	})
-	t.Run("to a sender without, of forced TLS", func(t *testing.T) {
+	s.run("to a sender without, of forced TLS", func(t *testing.T) {
 		s.accepted(s.secret(lab.Message{From: "x@elsewhere.example", To: []string{"b@alsorefuses.example"}, FromParams: "RET=FULL"}))
 		bounced("b@alsorefuses.example")
 		s.drained("x@elsewhere.example")

@@ -21,19 +21,19 @@ func TestForcedTLS(t *testing.T) {
 			"domain add wrong.example --require tls --level secure --match .other.example",
 		},
 	})
-	t.Run("arrives over TLS where there is TLS", func(t *testing.T) {
+	s.run("arrives over TLS where there is TLS", func(t *testing.T) {
 		m := s.send("a@own.example", "b@tls.example")
 		if got := s.arrivesByTLS(m, "b@tls.example"); hops(got) != 1 {
 			t.Errorf("taken by Postfix %d times, want once", hops(got))
 		}
 	})
-	t.Run("waits where there is none", func(t *testing.T) {
+	s.run("waits where there is none", func(t *testing.T) {
 		s.waits(s.send("a@own.example", "b@plain.example"), "b@plain.example", "TLS is required")
 	})
-	t.Run("waits where TLS is broken", func(t *testing.T) {
+	s.run("waits where TLS is broken", func(t *testing.T) {
 		s.waits(s.send("a@own.example", "b@broken.example"), "b@broken.example", "TLS")
 	})
-	t.Run("checks the certificate where the rule says so", func(t *testing.T) {
+	s.run("checks the certificate where the rule says so", func(t *testing.T) {
 		s.arrivesByTLS(s.send("a@own.example", "b@bank.example"), "b@bank.example")
 		s.waits(s.send("a@own.example", "b@wrong.example"), "b@wrong.example", "certificate")
 	})
@@ -66,26 +66,26 @@ func TestEncryption(t *testing.T) {
 		"domain add dead.example --require encryption",
 		"domain add always@tls.example --require escrow",
 	}})
-	t.Run("goes over TLS without a detour", func(t *testing.T) {
+	s.run("goes over TLS without a detour", func(t *testing.T) {
 		if got := s.arrivesByTLS(s.send("a@own.example", "b@tls.example"), "b@tls.example"); hops(got) != 1 {
 			t.Errorf("taken by Postfix %d times, want once", hops(got))
 		}
 		s.notSealed("b@tls.example")
 	})
-	t.Run("is sealed without TLS, and read as it was sent", func(t *testing.T) {
+	s.run("is sealed without TLS, and read as it was sent", func(t *testing.T) {
 		s.sealedAs(s.send("a@own.example", "b@plain.example"), "b@plain.example")
 	})
-	t.Run("is sealed where TLS is broken", func(t *testing.T) {
+	s.run("is sealed where TLS is broken", func(t *testing.T) {
 		s.sealedAs(s.send("a@own.example", "b@broken.example"), "b@broken.example")
 	})
-	t.Run("greylisting is not mistaken for missing TLS", func(t *testing.T) {
+	s.run("greylisting is not mistaken for missing TLS", func(t *testing.T) {
 		s.arrivesByTLS(s.send("a@own.example", "b@grey.example"), "b@grey.example")
 		s.notSealed("b@grey.example")
 	})
-	t.Run("a dead host is waited for", func(t *testing.T) {
+	s.run("a dead host is waited for", func(t *testing.T) {
 		s.waits(s.send("a@own.example", "b@dead.example"), "b@dead.example", "")
 	})
-	t.Run("always the escrow where the rule says so", func(t *testing.T) {
+	s.run("always the escrow where the rule says so", func(t *testing.T) {
 		// The notice goes over TLS, as opportunistic TLS does.
 		s.sealedAs(s.send("a@own.example", "always@tls.example"), "always@tls.example")
 	})
@@ -94,7 +94,10 @@ func TestEncryption(t *testing.T) {
 // TestBytes sends what breaks naive code, and wants it back from the escrow byte
 // for byte. Postfix itself turns a bare LF into CRLF when it takes the mail.
 func TestBytes(t *testing.T) {
-	s := newScene(t, lab.Options{Rules: []string{"domain add plain.example --require encryption"}})
+	s := newScene(t, lab.Options{
+		Rules:   []string{"domain add plain.example --require encryption"},
+		Postfix: set("cleanup_replace_stray_cr_lf", "no"), // 3.7.10 and later: else a bare CR becomes a space
+	})
 	head := "From: a@own.example\r\nTo: b@plain.example\r\nSubject: bytes\r\nMessage-ID: <bytes@own.example>\r\nDate: Mon, 2 Nov 2026 10:00:00 +0000\r\n\r\n"
 	tests := []struct {
 		name, body, want string
@@ -110,7 +113,7 @@ func TestBytes(t *testing.T) {
 		{name: "no body at all", body: ""},
 	}
 	for i, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+		s.run(tt.name, func(t *testing.T) {
 			to := "b" + string(rune('0'+i)) + "@plain.example"
 			want := tt.want
 			if want == "" {
@@ -146,7 +149,7 @@ func TestEachRecipientWhereItShould(t *testing.T) {
 		{"by subject in encoded words", "nurse@own.example", "", "=?utf-8?B?W3NlY3VyZV0gZ3LDvMOfZQ==?="}, // [secure] grüße
 	}
 	for i, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+		s.run(tt.name, func(t *testing.T) {
 			u := "u" + string(rune('0'+i)) + "@"
 			mark, data := s.text(tt.subject)
 			s.must = append(s.must, mark)

@@ -41,6 +41,17 @@ func newScene(t *testing.T, o lab.Options) *scene {
 	return s
 }
 
+// run runs a subtest that the scene's methods report to.
+func (s *scene) run(name string, f func(t *testing.T)) {
+	s.t.Helper()
+	outer := s.t
+	defer func() { s.t = outer }()
+	outer.Run(name, func(t *testing.T) {
+		s.t = t
+		f(t)
+	})
+}
+
 func (s *scene) verify() {
 	for _, m := range s.Received() {
 		for _, mark := range s.must {
@@ -75,7 +86,7 @@ func (s *scene) submit(m lab.Message) mail {
 	s.t.Helper()
 	mark := ""
 	if m.Data == nil {
-		mark, m.Data = s.text("a message")
+		mark, m.Data = s.text("a private subject")
 	}
 	res, err := lab.Send(m)
 	if err != nil {
@@ -89,7 +100,7 @@ func (s *scene) secret(m lab.Message) mail {
 	s.t.Helper()
 	if m.Data == nil {
 		var mark string
-		mark, m.Data = s.text("a message")
+		mark, m.Data = s.text("a private subject")
 		s.must = append(s.must, mark)
 		sent := s.submit(m)
 		sent.mark = mark
