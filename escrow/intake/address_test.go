@@ -155,7 +155,7 @@ func FuzzCutORCPT(f *testing.F) {
 		return parsed{}, false
 	}
 	f.Fuzz(func(t *testing.T, arg string) {
-		if strings.ContainsAny(arg, "\r\n") || len(arg) > 1000 || strings.TrimSpace(arg) != arg {
+		if arg == "" || strings.ContainsAny(arg, "\r\n") || len(arg) > 1000 || strings.TrimSpace(arg) != arg {
 			return
 		}
 		before, ok := ask(t, arg)
