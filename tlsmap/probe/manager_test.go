@@ -518,6 +518,22 @@ func TestPanic(t *testing.T) {
 	}
 }
 
+func TestOnChange(t *testing.T) {
+	s := new(sky)
+	n := 0
+	m := newManager(t, s, nil, ManagerOptions{OnChange: func() { n++ }})
+	for i, step := range []struct {
+		found policy.State
+		calls int
+	}{{policy.Unknown, 0}, {policy.Works, 1}, {policy.Works, 1}, {policy.Absent, 2}, {policy.Absent, 2}, {policy.Unreachable, 3}} {
+		s.set("d.example", step.found)
+		m.Look(t.Context(), "d.example", anyTLS, 0)
+		if n != step.calls {
+			t.Errorf("step %d, %s: %d calls, want %d", i, step.found, n, step.calls)
+		}
+	}
+}
+
 func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &sky{takes: time.Second}
