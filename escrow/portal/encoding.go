@@ -3,7 +3,6 @@ package portal
 import (
 	"bufio"
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"io"
 	"mime"
@@ -21,7 +20,7 @@ import (
 func decode(encoding string, r io.Reader) io.Reader {
 	switch encoding {
 	case "base64":
-		return &base64Reader{r: bufio.NewReader(r)}
+		return &base64Reader{r: r}
 	case "quoted-printable":
 		return &qpReader{r: bufio.NewReader(r)}
 	}
@@ -31,16 +30,17 @@ func decode(encoding string, r io.Reader) io.Reader {
 // base64Reader decodes base64, over whatever stands between its characters, and
 // over padding within (bodies that were pasted together).
 type base64Reader struct {
-	r    *bufio.Reader
-	quad [4]byte
-	n    int // characters of quad
+	r    io.Reader
+	bits uint32 // of the characters of a quad
+	n    int    // how many there are
+	in   [4096]byte
+	buf  [3 * 1025]byte
 	out  []byte
-	buf  [3 * 1024]byte
 	err  error
 }
 
 func (b *base64Reader) Read(p []byte) (int, error) {
-	if len(b.out) == 0 && b.err == nil {
+	for len(b.out) == 0 && b.err == nil {
 		b.fill()
 	}
 	if len(b.out) == 0 {
@@ -51,35 +51,52 @@ func (b *base64Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// sextets holds the value of each character of base64, 64 for the padding, 65 for
+// all else.
+var sextets = func() (t [256]byte) {
+	for i := range t {
+		t[i] = 65
+	}
+	for i, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=") {
+		t[c] = byte(i)
+	}
+	return t
+}()
+
 func (b *base64Reader) fill() {
-	b.out = b.buf[:0]
-	for len(b.out)+3 <= len(b.buf) {
-		c, err := b.r.ReadByte()
-		if err != nil {
-			b.flush()
-			b.err = err
-			return
+	out := b.buf[:0]
+	n, err := b.r.Read(b.in[:])
+	for _, c := range b.in[:n] {
+		v := sextets[c]
+		if v > 64 {
+			continue
 		}
-		switch {
-		case c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '+', c == '/':
-			b.quad[b.n] = c
-			if b.n++; b.n == 4 {
-				b.flush()
-			}
-		case c == '=':
-			b.flush()
+		if v == 64 {
+			out = b.flush(out)
+			continue
+		}
+		b.bits = b.bits<<6 | uint32(v)
+		if b.n++; b.n == 4 {
+			out = append(out, byte(b.bits>>16), byte(b.bits>>8), byte(b.bits))
+			b.n = 0
 		}
 	}
+	if b.err = err; err != nil {
+		out = b.flush(out)
+	}
+	b.out = out
 }
 
 // flush decodes what there is of a quad.
-func (b *base64Reader) flush() {
-	if b.n >= 2 {
-		var out [3]byte
-		n, _ := base64.RawStdEncoding.Decode(out[:], b.quad[:b.n])
-		b.out = append(b.out, out[:n]...)
+func (b *base64Reader) flush(out []byte) []byte {
+	switch b.n {
+	case 2:
+		out = append(out, byte(b.bits>>4))
+	case 3:
+		out = append(out, byte(b.bits>>10), byte(b.bits>>2))
 	}
 	b.n = 0
+	return out
 }
 
 // qpReader decodes quoted-printable (RFC 2045, section 6.7); an = that starts
@@ -87,6 +104,7 @@ func (b *base64Reader) flush() {
 type qpReader struct {
 	r     *bufio.Reader
 	carry []byte // of an escape that the buffer's end cut in two
+	buf   []byte
 	out   []byte
 	err   error
 }
@@ -94,15 +112,18 @@ type qpReader struct {
 func (q *qpReader) Read(p []byte) (int, error) {
 	for len(q.out) == 0 && q.err == nil {
 		line, err := q.r.ReadSlice('\n')
-		line = append(q.carry, line...)
-		q.carry = nil
+		if len(q.carry) > 0 {
+			line = append(q.carry, line...)
+			q.carry = nil
+		}
 		if errors.Is(err, bufio.ErrBufferFull) {
 			err = nil
 			if i := bytes.LastIndexByte(line, '='); i >= len(line)-2 && i >= 0 {
 				q.carry, line = bytes.Clone(line[i:]), line[:i]
 			}
 		}
-		q.out, q.err = unquote(line), err
+		q.buf = unquote(q.buf[:0], line)
+		q.out, q.err = q.buf, err
 	}
 	if len(q.out) == 0 {
 		return 0, q.err
@@ -112,8 +133,8 @@ func (q *qpReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func unquote(line []byte) []byte {
-	out := make([]byte, 0, len(line))
+// unquote appends what a line of quoted-printable stands for.
+func unquote(out, line []byte) []byte {
 	content := bytes.TrimRight(line, "\r\n")
 	end := line[len(content):]
 	if len(end) > 0 {
@@ -177,7 +198,7 @@ func toUTF8(text []byte, declared, mediaType string) string {
 		return strings.ToValidUTF8(string(text), "\uFFFD")
 	}
 	if mediaType == "text/html" {
-		if e, _, certain := xcharset.DetermineEncoding(text[:min(len(text), 1024)], ""); certain {
+		if e, name, _ := xcharset.DetermineEncoding(text[:min(len(text), 1024)], ""); name != "utf-8" {
 			if out, err := e.NewDecoder().Bytes(text); err == nil {
 				return strings.ToValidUTF8(string(out), "\uFFFD")
 			}

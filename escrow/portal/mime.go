@@ -273,21 +273,37 @@ type bodyReader struct {
 	end  boundary
 }
 
-func (b *bodyReader) Read(p []byte) (int, error) {
-	for len(b.rest) == 0 {
-		if b.w.err != nil {
-			return 0, b.w.err
+func (b *bodyReader) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(b.rest) == 0 && !b.next() {
+			break
 		}
-		if b.done {
-			return 0, io.EOF
+		c := copy(p[n:], b.rest)
+		b.rest = b.rest[c:]
+		n += c
+	}
+	switch {
+	case n > 0 || len(p) == 0:
+		return n, nil
+	case b.w.err != nil:
+		return 0, b.w.err
+	}
+	return 0, io.EOF
+}
+
+// next makes the next line the rest, and reports whether there is one.
+func (b *bodyReader) next() bool {
+	for len(b.rest) == 0 {
+		if b.done || b.w.err != nil {
+			return false
 		}
 		line, level, last := b.w.line()
 		if b.w.err != nil {
-			return 0, b.w.err
+			return false
 		}
 		if level != noBoundary {
 			b.end, b.done = boundary{level, last}, true
-			continue
+			return false
 		}
 		content := bytes.TrimSuffix(line, []byte{'\n'})
 		if len(content) < len(line) {
@@ -301,9 +317,7 @@ func (b *bodyReader) Read(p []byte) (int, error) {
 		}
 		b.rest = b.buf
 	}
-	n := copy(p, b.rest)
-	b.rest = b.rest[n:]
-	return n, nil
+	return true
 }
 
 // contentType reads a Content-Type or Content-Disposition, leniently.

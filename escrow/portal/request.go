@@ -43,7 +43,7 @@ func (p *portal) guard(route string, h handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		start := p.now()
 		markServed(r.Context())
-		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw), now: p.now}
+		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw)}
 		w.extend()
 		req := &request{}
 		r = r.WithContext(context.WithValue(r.Context(), requestKey{}, req))
@@ -284,9 +284,9 @@ func cleanPaths(mux http.Handler, unknown http.Handler) http.Handler {
 // response notes the status and gives each write a time of its own.
 type response struct {
 	http.ResponseWriter
-	control *http.ResponseController
-	now     func() time.Time
-	status  int
+	control  *http.ResponseController
+	status   int
+	extended time.Time
 }
 
 func (w *response) WriteHeader(status int) {
@@ -304,9 +304,13 @@ func (w *response) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// extend moves the deadline of writing. Where there is none to move (tests), it
-// does nothing.
-func (w *response) extend() { w.control.SetWriteDeadline(time.Now().Add(writeTimeout)) }
+// extend moves the deadline of writing on, once a second at most.
+func (w *response) extend() {
+	if now := time.Now(); now.Sub(w.extended) > time.Second {
+		w.extended = now
+		w.control.SetWriteDeadline(now.Add(writeTimeout))
+	}
+}
 
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
