@@ -115,6 +115,11 @@ func mapFileOptions(ctx context.Context, cfg *config, s *surroundings, kind stri
 			return o, err
 		}
 		o.Own = append(own, cfg.strs("own-domain")...)
+		keys, err := s.instance.AdminTLSKeys(ctx)
+		if err != nil {
+			return o, err
+		}
+		o.Known = append(o.Known, keys...)
 		o.PostmapArgs = []string{"-c", cfg.str("postfix-config-dir")}
 	}
 	from, err := noticeFrom(ctx, cfg)

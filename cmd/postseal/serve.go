@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os/exec"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -231,7 +234,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	}
 	if dir := cfg.str("map-dir"); dir != "" {
 		p.maps, err = tlsmap.NewKeeper(tlsmap.KeeperConfig{
-			Server: p.tls, Dir: dir, Reload: s.instance.Reload, Log: log,
+			Server: p.tls, Dir: dir, Reload: reloadCommand(cfg, s), Log: log,
 			Options: func(ctx context.Context) (tlsmap.Options, error) {
 				return mapFileOptions(ctx, cfg, s, cfg.str("map-type"), postures.Known())
 			},
@@ -267,6 +270,21 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		}
 	}
 	return p, portal.CheckListen(cfg.str("portal-listen"), cert != "")
+}
+
+// reloadCommand makes Postfix read the map files anew.
+func reloadCommand(cfg *config, s *surroundings) func(context.Context) error {
+	words := strings.Fields(cfg.str("map-reload"))
+	if len(words) == 0 {
+		return s.instance.Reload
+	}
+	return func(ctx context.Context) error {
+		out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s: %w: %s", words[0], err, bytes.TrimSpace(out))
+		}
+		return nil
+	}
 }
 
 // looker lets the intake look at a destination now.

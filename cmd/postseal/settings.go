@@ -65,6 +65,7 @@ func settings() []setting {
 		{name: "tls-floor", usage: "least TLS version that counts as TLS", value: "1.2", check: checkOneOf("1.0", "1.1", "1.2", "1.3")},
 		{name: "map-dir", usage: "keep map files in this directory current, and reload Postfix"},
 		{name: "map-type", usage: "type of the map files", value: "texthash", check: checkOneOf("texthash", "lmdb", "cdb", "hash")},
+		{name: "map-reload", usage: "command that makes Postfix read the map files anew, words parted by spaces; it wants root's rights (default: postfix reload)"},
 		{name: "forced-unreachable", usage: "forced TLS to a destination known to be without: queue, defer or reject", value: "queue", check: checkOneOf("queue", "defer", "reject")},
 		{name: "notice-from", usage: "sender of notices, an address of an own domain (default: postseal@ Postfix's mydomain)"},
 		{name: "postfix-config-dir", usage: "configuration directory of the Postfix at our side", value: "/etc/postfix"},

@@ -57,3 +57,27 @@ func (p *Instance) listDomains(ctx context.Context, own, words []string, depth i
 	}
 	return own, nil
 }
+
+// AdminTLSKeys returns the keys of the administrator's own smtp_tls_policy_maps,
+// for those who must write down what is stronger there. It fails on a table that
+// can't be listed.
+func (p *Instance) AdminTLSKeys(ctx context.Context) ([]string, error) {
+	list, err := p.Param(ctx, "smtp_tls_policy_maps")
+	if err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, table := range splitList(list) {
+		if strings.HasPrefix(table, "socketmap:") {
+			continue // ours, or another server's
+		}
+		entries, err := p.listTable(ctx, table)
+		if err != nil {
+			return nil, fmt.Errorf("smtp_tls_policy_maps: %s: %w", table, err)
+		}
+		for _, e := range entries {
+			keys = append(keys, e[0])
+		}
+	}
+	return keys, nil
+}

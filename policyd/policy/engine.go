@@ -110,7 +110,10 @@ func (e *Engine) gather(q *Question) Input {
 		in.Sender = rules.Lookup(BySender, q.Sender, now)
 	}
 	if !q.Recipient.IsNull() {
-		in.Returns = rules.Lookup(BySender, q.Recipient, now)
+		// Not by a rule for *: it covers the null sender, and so each bounce by itself.
+		if r := rules.Lookup(BySender, q.Recipient, now); r != nil && r.Pattern != "*" {
+			in.Returns = r
+		}
 	}
 	if !q.Original.IsNull() && q.Original.Folded() != q.Recipient.Folded() {
 		in.Original = rules.Lookup(ByRecipient, q.Original, now)
