@@ -472,12 +472,31 @@ func TestLookJoins(t *testing.T) {
 		if _, _, err := m.Look(t.Context(), "d.example", anyTLS, backgroundReuse); err != nil || s.count("d.example") != 1 {
 			t.Errorf("%v, %d looks; want to join the first", err, s.count("d.example"))
 		}
-		time.Sleep(2 * worksLeast)
-		m.Posture("d.example", anyTLS)
-		time.Sleep(500 * time.Millisecond)
-		before := s.count("d.example")
-		if _, _, err := m.Look(t.Context(), "d.example", anyTLS, 0); err != nil || s.count("d.example") != before+1 {
-			t.Errorf("%v, %d looks after %d; want one of its own", err, s.count("d.example"), before)
+		m.Posture("e.example", anyTLS)
+		synctest.Wait()
+		if _, _, err := m.Look(t.Context(), "e.example", anyTLS, 0); err != nil || s.count("e.example") != 2 {
+			t.Errorf("%v, %d looks; want one of its own", err, s.count("e.example"))
+		}
+	})
+}
+
+// TestQueuedOnce: a destination waits once, and not for a look that has been
+// done meanwhile.
+func TestQueuedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := new(sky)
+		m := newManager(t, s, nil, ManagerOptions{})
+		for range 5 {
+			m.Posture("d.example", anyTLS)
+		}
+		if n := len(m.queue); n != 1 {
+			t.Errorf("%d are waiting", n)
+		}
+		m.Look(t.Context(), "d.example", anyTLS, 0)
+		defer running(t, m)()
+		synctest.Wait()
+		if n := s.count("d.example"); n != 1 {
+			t.Errorf("%d looks, want 1", n)
 		}
 	})
 }
@@ -570,7 +589,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		if n := m.mem.len(); n > 640 || n < 320 {
 			t.Errorf("%d entries", n)
 		}
-		if m.mem.get("busy.example") == nil {
+		if e := m.mem.get("busy.example"); e == nil || e.known.Load().checked.IsZero() {
 			t.Error("the busiest had to go")
 		}
 		if n := len(m.plan.h); n > 1 {
@@ -603,8 +622,10 @@ func TestSaving(t *testing.T) {
 		if store.len() != 600 || saves > 10 {
 			t.Errorf("%d saved in %d transactions", store.len(), saves)
 		}
-		// The last one is saved at the end.
+		// The last one, learned while the saver rests, is saved at the end.
 		s.set("last.example", policy.Works)
+		m.Look(t.Context(), "d1.example", anyTLS, 0)
+		synctest.Wait()
 		m.Look(t.Context(), "last.example", anyTLS, 0)
 		stop()
 		r := store.get("last.example")
