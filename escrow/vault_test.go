@@ -498,6 +498,11 @@ func TestGuessesAreLimited(t *testing.T) {
 	if told != 1 {
 		t.Errorf("the sender was told %d times", told)
 	}
+	b.pass(2 * time.Minute)
+	b.Verify(t.Context(), p, "00000000", stranger)
+	if n := len(b.mails()); n != 0 {
+		t.Errorf("the sender was told again, %d times", n)
+	}
 	// The right code is locked out too, over a restart; a verified device is not.
 	code := b.code(p)
 	b.start()
@@ -513,6 +518,9 @@ func TestGuessesAreLimited(t *testing.T) {
 	b.pass(5 * time.Minute)
 	for range 5 {
 		b.Verify(t.Context(), p, "00000000", escrow.Client{})
+	}
+	if m := b.mails(); len(m) != 1 || m[0].Kind != "lock" {
+		t.Errorf("the sender was not told of the second lock: %v", m)
 	}
 	b.pass(9 * time.Minute)
 	if _, err := b.Verify(t.Context(), p, "00000000", escrow.Client{}); !isLocked(err) {
@@ -682,6 +690,37 @@ func secretOf(t *testing.T, b *bench, p *escrow.Pickup) string {
 	_, secret := b.link(p.Recipient)
 	*p = *b.pickup(p.ItemID, secret)
 	return secret
+}
+
+func TestANewLinkReplacesTheOldOne(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	id := b.seal(message([]byte("x")))[0]
+	b.must(b.Resend(ctx, id, "")) // while the first notice is still queued
+	mails := b.mails()
+	if len(mails) != 1 || !bytes.Contains(mails[0].Text, []byte("no longer works")) {
+		t.Fatalf("%d notices are sent", len(mails))
+	}
+	m := linkLine.FindSubmatch(mails[0].Text)
+	item, secret := string(m[1]), string(m[2])
+	p := b.pickup(item, secret)
+	code := b.code(p)
+	token, err := b.Verify(ctx, p, code, stranger)
+	b.must(err)
+	b.must(b.Resend(ctx, id, recipient))
+	if _, err := b.Pickup(ctx, item, secret); err != escrow.ErrUnknown {
+		t.Errorf("the old link: %v", err)
+	}
+	p = b.pickup(b.link(recipient))
+	if _, err := b.CheckToken(ctx, p, token); !errors.Is(err, escrow.ErrUnknown) {
+		t.Errorf("the old device: %v", err)
+	}
+	if _, err := b.Verify(ctx, p, code, stranger); !errors.Is(err, escrow.ErrWrong) {
+		t.Errorf("the old code: %v", err)
+	}
+	if got := b.open(p, b.code(p)); string(got) != "x" {
+		t.Errorf("got %q", got)
+	}
 }
 
 func TestPins(t *testing.T) {
