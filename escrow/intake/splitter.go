@@ -66,9 +66,6 @@ func (s *splitterSession) LMTPData(_ io.Reader, status smtp.StatusCollector) err
 		endAll(jobs, outcomeError, asReply(err))
 	}
 	for _, j := range jobs {
-		if j.reply == nil {
-			j.reply = forgotten()
-		}
 		status.SetStatus(j.r.wire, asReply(j.reply))
 	}
 	return forgotten() // for a recipient that no job is about

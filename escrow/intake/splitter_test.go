@@ -696,6 +696,9 @@ func TestConfirmation(t *testing.T) {
 	t.Run("client gone before the reply, QUIT sent", func(t *testing.T) {
 		lost(t, "QUIT\r\n", func(c *client) { c.c.Close() })
 	})
+	t.Run("client half closed before the reply", func(t *testing.T) {
+		lost(t, "", func(c *client) { c.c.(*net.TCPConn).CloseWrite() })
+	})
 	t.Run("reset", func(t *testing.T) {
 		lost(t, "", func(c *client) { c.c.(*net.TCPConn).SetLinger(0); c.c.Close() })
 	})
