@@ -100,6 +100,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 
+	engine.Observe = countDecisions(reg)
+
 	// The escrow: vault, outbox, what is pinned to it.
 	pins, err := escrow.NewPins(ctx, db)
 	if err != nil {
@@ -160,6 +162,20 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	err = g.Wait()
 	log.Info("stopped", "error", err)
 	return err
+}
+
+// countDecisions registers a counter of verdicts by channel.
+func countDecisions(reg prometheus.Registerer) func(policy.Channel) {
+	all := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postseal_decisions_total", Help: "Verdicts for one recipient, by channel: plain, tls, escrow, conflict.",
+	}, []string{"channel"})
+	reg.MustRegister(all)
+	var by [policy.Plain + 1]prometheus.Counter // resolved once: a verdict costs no lookup
+	for _, c := range []policy.Channel{policy.TLS, policy.Escrow, policy.Plain} {
+		by[c] = all.WithLabelValues(c.String())
+	}
+	by[0] = all.WithLabelValues("conflict")
+	return func(c policy.Channel) { by[c].Inc() }
 }
 
 // outboxStuck is the age of the oldest mail in the outbox from which on we are

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,8 +34,8 @@ type surroundings struct {
 }
 
 // askPostfix asks the Postfix at our side for what we must know of it. Where
-// --own-domain is given, a Postfix that can't be asked is not an error: its
-// defaults are taken, with a warning.
+// --own-domain is given, a Postfix that is not there is no error: its defaults are
+// taken, with a warning. One that is there and can't be asked is.
 func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundings, error) {
 	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
 	s := &surroundings{instance: p, own: postfix.NewOwnDomains(p), routes: postfix.NewRoutes(p), delimiters: policy.Delimiters(cfg.str("recipient-delimiter"))}
@@ -42,7 +44,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 		s.own = postfix.NewStaticDomains(given)
 	}
 	if err := postfixThere(ctx, cfg, p); err != nil {
-		if len(given) == 0 {
+		if len(given) == 0 || !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("ask Postfix for its own domains (or name them by --own-domain): %w", err)
 		}
 		log.Warn("Postfix can't be asked: no relayhost, transport entries or aliases are known", "error", err)

@@ -46,6 +46,8 @@ type Engine struct {
 	Postures Postures
 	Grace    time.Duration
 	Now      func() time.Time
+	// Observe, where set, is told the channel of every verdict, 0 for a conflict.
+	Observe func(Channel)
 }
 
 // Question is one recipient of one message.
@@ -91,7 +93,17 @@ func (e *Engine) Plain(q *Question) bool {
 			allowed &= r.Requirement.Channels()
 		}
 	}
-	return !allowed.Required()
+	if allowed.Required() {
+		return false
+	}
+	e.observe(Plain)
+	return true
+}
+
+func (e *Engine) observe(c Channel) {
+	if e.Observe != nil {
+		e.Observe(c)
+	}
 }
 
 // gather looks up the rules that a question falls under.
@@ -125,6 +137,14 @@ func (e *Engine) gather(q *Question) Input {
 // forbids plain delivery. An error means that the verdict is not known: the
 // caller defers, and never lets the message pass.
 func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
+	a, err := e.decide(ctx, q)
+	if err == nil {
+		e.observe(a.Channel)
+	}
+	return a, err
+}
+
+func (e *Engine) decide(ctx context.Context, q Question) (Answer, error) {
 	in := e.gather(&q)
 	v := Decide(in)
 	if !v.Allowed.Required() {
