@@ -10,6 +10,7 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -20,8 +21,15 @@ import (
 
 func TestMain(m *testing.M) { lab.Main(m) }
 
-// patience is how long anything may take. It only bounds failing tests.
-const patience = 30 * time.Second
+// patience is how long anything may take. It only bounds failing tests; Postfix
+// itself remembers a map that was down for 30 seconds.
+// POSTSEAL_LAB_PATIENCE sets another time.
+var patience = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("POSTSEAL_LAB_PATIENCE")); err == nil {
+		return d
+	}
+	return 60 * time.Second
+}()
 
 // scene is a bed and what a test expects of it.
 type scene struct {
