@@ -24,6 +24,9 @@ var crashPoints = []struct {
 	{name: "before-settle", twice: true},
 	{name: "after-settle"},
 	{name: "after-reply"},
+	{name: "before-send", twice: true}, // notices go out while re-injection is in hand
+	{name: "after-send", twice: true},
+	{name: "after-sent", twice: true},
 }
 
 // TestKilled kills the program at each point, starts it again, and finds nothing
@@ -40,6 +43,8 @@ func TestKilled(t *testing.T) {
 				t.Fatal("the program never came to this point")
 			}
 			s.check(s.Postseal.Start())
+			// trivial-rewrite(8) remembers for 30 seconds that the map was down.
+			s.check(s.Postfix.Reload())
 			if p.twice {
 				if !lab.Poll(patience, func() bool { return s.count(m.mark, u+"tls.example") > 0 }) {
 					t.Error("nothing arrived at tls.example")
