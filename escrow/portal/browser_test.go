@@ -13,8 +13,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
+	cdpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
@@ -141,7 +143,11 @@ func TestLooks(t *testing.T) {
 				t.Fatal(err)
 			}
 			open(t, ctx, s, path)
-			for _, width := range []int64{320, 360, 1280} {
+			widths := []int64{320, 1280}
+			if dir != "" {
+				widths = append(widths, 360)
+			}
+			for _, width := range widths {
 				for _, mode := range []string{"light", "dark"} {
 					scheme(t, ctx, mode)
 					do(t, ctx, chromedp.EmulateViewport(width, 740))
@@ -238,5 +244,222 @@ func clearCookies(ctx context.Context) error {
 	return err
 }
 
-var _ = kb.Tab
-var _ = httptest.NewServer
+// keys types on the keyboard, at whatever has the focus.
+func keys(t *testing.T, ctx context.Context, s string) {
+	t.Helper()
+	do(t, ctx, chromedp.KeyEvent(s))
+}
+
+// tabTo presses Tab until the focus, which must be seen, is on what a selector
+// finds.
+func tabTo(t *testing.T, ctx context.Context, selector string) {
+	t.Helper()
+	for range 30 {
+		keys(t, ctx, kb.Tab)
+		if eval[bool](t, ctx, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
+			if w := eval[string](t, ctx, "getComputedStyle(document.activeElement).outlineWidth + getComputedStyle(document.activeElement).outlineStyle"); w != "3pxsolid" {
+				t.Errorf("the focus on %s is not seen: %s", selector, w)
+			}
+			return
+		}
+	}
+	t.Fatalf("Tab never comes to %s", selector)
+}
+
+// press presses Enter and waits for the page that it leads to.
+func press(t *testing.T, ctx context.Context) {
+	t.Helper()
+	submit(t, ctx, chromedp.KeyEvent(kb.Enter))
+}
+
+// back goes back in the history. Where the browser kept the page no load is told.
+func back(t *testing.T, ctx context.Context, to string) {
+	t.Helper()
+	history, err := chromedp.Call(ctx, cdpage.GetNavigationHistory, cdp.Empty{})
+	if err != nil || history.CurrentIndex < 1 {
+		t.Fatalf("no history: %v", err)
+	}
+	if _, err := chromedp.Call(ctx, cdpage.NavigateToHistoryEntry, cdpage.NavigateToHistoryEntryParams{EntryID: history.Entries[history.CurrentIndex-1].ID}); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		at, err := chromedp.Run(ctx, chromedp.Evaluate[string]("document.readyState + location.href"))
+		if err == nil && strings.HasPrefix(at, "complete"+to) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("back leads to %s, %v", at, err)
+		}
+	}
+}
+
+func text(t *testing.T, ctx context.Context) string {
+	t.Helper()
+	return eval[string](t, ctx, "document.body.innerText")
+}
+
+func reads(t *testing.T, ctx context.Context, words ...string) {
+	t.Helper()
+	body := text(t, ctx)
+	for _, w := range words {
+		if !strings.Contains(body, w) {
+			t.Fatalf("the page lacks %q: %s", w, body)
+		}
+	}
+}
+
+// The whole pickup by the keyboard alone, with JavaScript off, and with a look
+// into the mailbox in between.
+func TestBrowserCodeByKeyboard(t *testing.T) {
+	ctx := browser(t)
+	s := newTestSite(t, newFakeVault(crlf(fullLetter)))
+	do(t, ctx, chromedp.EmulateViewport(360, 740))
+	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
+		t.Fatal(err)
+	}
+	do(t, ctx, chromedp.Navigate(s.link))
+	reads(t, ctx, "A protected message for you", testSender)
+	tabTo(t, ctx, `form[action$="/code"] button`)
+	press(t, ctx)
+	reads(t, ctx, "A code was sent")
+	// To the mail program and back: the page is left, loaded anew, opened anew.
+	do(t, ctx, chromedp.Navigate("about:blank"))
+	back(t, ctx, s.link)
+	reads(t, ctx, "A code was sent")
+	do(t, ctx, chromedp.Reload())
+	reads(t, ctx, "A code was sent")
+	do(t, ctx, chromedp.Navigate(s.link))
+	reads(t, ctx, "A code was sent")
+	if s.vault.sent != 1 {
+		t.Errorf("%d codes were sent", s.vault.sent)
+	}
+	tabTo(t, ctx, "#answer")
+	keys(t, ctx, "1234 5678")
+	press(t, ctx)
+	reads(t, ctx, "That code is wrong")
+	if v := eval[string](t, ctx, "document.activeElement.value"); v != "1234 5678" {
+		t.Errorf("what was typed is lost: %q", v)
+	}
+	keys(t, ctx, kb.End+strings.Repeat(kb.Backspace, 9)+"3141 5926")
+	press(t, ctx)
+	reads(t, ctx, "Befund für Jane", "die Werte sind gut")
+	// Back and forward, and the link again: still verified.
+	do(t, ctx, chromedp.Navigate("about:blank"))
+	back(t, ctx, s.link)
+	reads(t, ctx, "die Werte sind gut")
+	do(t, ctx, chromedp.Navigate(s.link))
+	reads(t, ctx, "die Werte sind gut")
+	tabTo(t, ctx, `a[href$="as=html"]`)
+	press(t, ctx)
+	reads(t, ctx, "Pictures and other content from the internet are not loaded")
+	tabTo(t, ctx, `form[action$="/leave"] button`)
+	press(t, ctx)
+	reads(t, ctx, "closed on this device", "Send me a code")
+}
+
+func TestBrowserPassphrase(t *testing.T) {
+	ctx := browser(t)
+	v := newFakeVault(crlf(plainLetter))
+	v.pickup.Verify = escrow.VerifyPassphrase
+	s := newTestSite(t, v)
+	do(t, ctx, chromedp.Navigate(s.link), chromedp.SendKeys(chromedp.ID("answer"), "wrong"))
+	submit(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
+	reads(t, ctx, "That is not the passphrase")
+	if v := eval[string](t, ctx, `document.getElementById("answer").value`); v != "" {
+		t.Error("the passphrase came back")
+	}
+	do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testPhrase))
+	submit(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
+	reads(t, ctx, "all values are as they should be")
+}
+
+// Each wall holds alone: what the sanitiser lets through, and, with no sanitiser
+// before it, the frame's policy and sandbox. A spy on loopback counts what comes.
+func TestBrowserHostileHTML(t *testing.T) {
+	ctx := browser(t)
+	var mu sync.Mutex
+	var spied []string
+	spy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		spied = append(spied, r.URL.Path)
+		mu.Unlock()
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+	}))
+	defer spy.Close()
+	port := spy.URL[strings.LastIndexByte(spy.URL, ':')+1:]
+	visits := func(name string) {
+		do(t, ctx, chromedp.Navigate(spy.URL+"/visit-"+name))
+		mu.Lock()
+		defer mu.Unlock()
+		for _, path := range spied {
+			if !strings.HasPrefix(path, "/visit-") && path != "/favicon.ico" {
+				t.Errorf("%s: the spy got %s", name, path)
+			}
+		}
+		if len(spied) == 0 {
+			t.Fatal("the spy sees nothing at all")
+		}
+		spied = nil
+	}
+	loud := `<script>fetch("http://127.0.0.1:` + port + `/ran");new Image().src="http://127.0.0.1:` + port + `/img";parent.document.title="ran";top.location="http://127.0.0.1:` + port + `/top"</script>`
+	var all strings.Builder
+	for _, in := range hostile(t) {
+		if !strings.Contains(in, "<plaintext") && !strings.Contains(in, "<frameset") && !strings.Contains(in, "<!ENTITY") {
+			// Each alone, that what stays open in one does not swallow the next.
+			all.WriteString(strings.ReplaceAll(strings.ReplaceAll(in, "PORT", port), "alert(1)", "fetch('http://127.0.0.1:"+port+"/ran')") + "\n</script></style></textarea></title></svg></math></xmp></noscript></template></select><!-- -->\">\n")
+		}
+	}
+	t.Run("through the portal", func(t *testing.T) {
+		for name, in := range map[string]string{"all": all.String(), "script": loud + "<p>read me</p>"} {
+			s := newTestSite(t, newFakeVault("Content-Type: text/html; charset=utf-8\r\n\r\n"+in)).verified()
+			s.vault.codes = []string{testCode}
+			if err := clearCookies(ctx); err != nil { // they do not heed the port
+				t.Fatal(err)
+			}
+			do(t, ctx, chromedp.Navigate(s.link), chromedp.Click(chromedp.CSS("details summary")), chromedp.SendKeys(chromedp.ID("answer"), testCode))
+			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/verify"] button`)))
+			time.Sleep(300 * time.Millisecond)
+			if title := eval[string](t, ctx, "document.title"); title != "Message without a subject" {
+				t.Errorf("%s: the title is %q", name, title)
+			}
+			do(t, ctx, chromedp.Navigate(s.link+"/html")) // the document by itself, on top
+			time.Sleep(300 * time.Millisecond)
+			visits(name)
+		}
+	})
+	t.Run("without the sanitiser", func(t *testing.T) {
+		site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			switch r.URL.Path {
+			case "/frame":
+				w.Header().Set("Content-Security-Policy", frameCSP)
+				fmt.Fprint(w, frameHead+loud+all.String()+loud)
+			case "/":
+				fmt.Fprint(w, `<!doctype html><title>quiet</title><iframe src="/frame" sandbox="allow-popups allow-popups-to-escape-sandbox"></iframe>`)
+			}
+		}))
+		defer site.Close()
+		do(t, ctx, chromedp.Navigate(site.URL+"/"))
+		time.Sleep(500 * time.Millisecond)
+		if title := eval[string](t, ctx, "document.title"); title != "quiet" {
+			t.Errorf("the title is %q", title)
+		}
+		do(t, ctx, chromedp.Navigate(site.URL+"/frame"))
+		time.Sleep(300 * time.Millisecond)
+		visits("frame")
+	})
+	t.Run("the spy would notice", func(t *testing.T) {
+		site := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/html; charset=utf-8")
+			fmt.Fprint(w, loud)
+		}))
+		defer site.Close()
+		do(t, ctx, chromedp.Navigate(site.URL+"/"))
+		time.Sleep(500 * time.Millisecond)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(spied) == 0 {
+			t.Error("it does not")
+		}
+	})
+}

@@ -53,20 +53,20 @@ func (p *portal) pickup(h func(http.ResponseWriter, *http.Request, *visit) error
 		if got == nil {
 			return escrow.ErrUnknown
 		}
-		hash := sha256.Sum256([]byte(secret))
-		v := &visit{
-			Pickup: got,
-			path:   p.base + "/m/" + url.PathEscape(item),
-			// Two recipients of one message may share a browser. The secret has 256
-			// bits: 32 bits of its hash tell nothing of it.
-			suffix: hex.EncodeToString(hash[:4]),
-		}
+		v := &visit{Pickup: got, path: p.base + "/m/" + url.PathEscape(item), suffix: suffix(secret)}
 		v.self = v.path + "/" + url.PathEscape(secret)
 		if c, err := r.Cookie(p.cookieName("device", v)); err == nil {
 			v.token = c.Value
 		}
 		return h(w, r, v)
 	}
+}
+
+// suffix keeps the cookies of two recipients of one message apart, who may share a
+// browser. The secret has 256 bits: 32 bits of its hash tell nothing of it.
+func suffix(secret string) string {
+	hash := sha256.Sum256([]byte(secret))
+	return hex.EncodeToString(hash[:4])
 }
 
 func (p *portal) cookieName(kind string, v *visit) string {

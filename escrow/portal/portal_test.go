@@ -1,7 +1,6 @@
 package portal
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -263,8 +262,7 @@ func TestHeaders(t *testing.T) {
 	s := newTestSite(t, newFakeVault(crlf(fullLetter)), func(c *Config) { u := *c.BaseURL; u.Scheme = "https"; c.BaseURL = &u })
 	s.client.Jar = nil
 	s.link = strings.Replace(s.link, "https:", "http:", 1)
-	hash := sha256.Sum256([]byte(testSecret))
-	cookie := http.Header{"Cookie": {fmt.Sprintf("__Secure-device-%x=token", hash[:4])}}
+	cookie := http.Header{"Cookie": {"__Secure-device-" + suffix(testSecret) + "=token"}}
 	for _, path := range []string{"", "/message", "/html", "/raw", "/part/4", "/nowhere", "?closed"} {
 		a := s.do("GET", path, nil, cookie)
 		h := a.Header

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -119,14 +120,14 @@ func (l *listener) Accept() (net.Conn, error) {
 type conn struct {
 	net.Conn
 	log    *slog.Logger
-	got    atomic.Bool // some bytes
+	got    atomic.Bool // some bytes, or waited for in vain
 	served atomic.Bool // a request
 	closed atomic.Bool
 }
 
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if n > 0 {
+	if n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 		c.got.Store(true)
 	}
 	return n, err
