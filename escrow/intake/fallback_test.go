@@ -69,6 +69,7 @@ func TestFallbackAtRecipient(t *testing.T) {
 		{`"fallback-[nx]"@x.example`, "451 4.4.3"},
 		{"fallback@lost.example", "451 4.7.5"},
 		{"forced@absent.example", "451 4.7.4"},
+		{"forced@works.example", "451 4.7.4"},
 		{"conflict@absent.example", "550 5.7.1"},
 		{"error@absent.example", "451 4.3.0"},
 		{"panic@absent.example", "451 4.3.0"},
@@ -202,8 +203,11 @@ func TestFallbackAllOrNone(t *testing.T) {
 	}{
 		"vault fails":  {seal: func(escrow.Message) error { return errors.New("disk full") }, text: plainText},
 		"vault panics": {seal: func(escrow.Message) error { panic("x") }, text: plainText},
-		"no passphrase": {seal: func(escrow.Message) error {
-			return &escrow.RecipientError{Recipients: []string{"fallback@broken.example"}, Err: escrow.ErrNoPassphrase}
+		"no passphrase": {seal: func(m escrow.Message) error {
+			if len(m.Recipients) == 2 {
+				return &escrow.RecipientError{Recipients: []string{"fallback@broken.example"}, Err: escrow.ErrNoPassphrase}
+			}
+			return nil
 		}, text: plainText},
 		"mark demands tls": {text: MarkHeader + ": tls genuine-s@s.example\r\n" + plainText},
 		"marks conflict":   {text: MarkHeader + ": tls genuine-s@s.example\r\n" + MarkHeader + ": escrow genuine-s@s.example\r\n" + plainText},
