@@ -191,17 +191,22 @@ func (b *bench) command(ctx context.Context, name string, args ...string) (strin
 
 var failure = regexp.MustCompile(`(?m)^\s+(\w+_test|\w+)\.go:\d+: (.*)$`)
 
-// firstFailure returns the first thing that a test said, or what ended it.
+// firstFailure returns the first thing that a test said, and a leak before all else;
+// "" where it was cut off.
 func firstFailure(out string) string {
 	if strings.Contains(out, "panic: test timed out") {
 		return "" // says nothing
 	}
+	first := ""
 	for _, m := range failure.FindAllStringSubmatch(out, -1) {
-		if s := m[2]; !strings.Contains(s, "====") {
-			return s[:min(len(s), 160)]
+		switch s := m[2]; {
+		case strings.HasPrefix(s, "LEAK"):
+			return s
+		case first == "" && !strings.Contains(s, "===="):
+			first = s[:min(len(s), 160)]
 		}
 	}
-	return ""
+	return first
 }
 
 func moduleRoot() (string, error) {
