@@ -32,7 +32,7 @@ func TestFromWire(t *testing.T) {
 			t.Errorf("fromWire(%q) = %q, %v, want %q", wire, a, err, want)
 		}
 	}
-	for _, wire := range []string{"a", "@x.example", "a@", "a\r\nb@x.example", "a\x00@x.example", "a@x example", "a@x>y", "a@x.example\r\nQUIT", `a@x"`, "a@b:c", strings.Repeat("a", 1800) + "@x.example"} {
+	for _, wire := range []string{"l@evil.example＠own.example", "l@evil.example﹫own.example", "a", "@x.example", "a@", "a\r\nb@x.example", "a\x00@x.example", "a@x example", "a@x>y", "a@x.example\r\nQUIT", `a@x"`, "a@b:c", strings.Repeat("a", 1800) + "@x.example"} {
 		if a, err := fromWire(wire); err == nil {
 			t.Errorf("fromWire(%q) = %q", wire, a)
 		}
