@@ -31,7 +31,7 @@ const (
 // recipient; the one reply to the message is for all, so all are sealed together or none.
 type Fallback struct {
 	*server
-	// seal is what is done with a message; tests replace it.
+	// deliver is what is done with a message; tests replace it.
 	deliver func(ctx context.Context, s *session, tx *transaction, m *message, jobs []*job) error
 
 	mu      sync.Mutex
