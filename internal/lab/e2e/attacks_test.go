@@ -75,11 +75,19 @@ var attacks = []attack{
 	},
 	{
 		name:    "a copy by sender_bcc_maps",
+		hosts:   map[string]lab.Kind{"gate.example": lab.GoodTLS, "gated.example": lab.NoTLS},
 		prepare: mainCF("sender_bcc_maps", texthash("bcc", "doc@own.example bcc@plain.example\n")),
 		try: func(s *scene) {
 			m := s.send("doc@own.example", "b@tls.example")
 			s.arrivesByTLS(m, "b@tls.example")
 			s.sealed(m, "bcc@plain.example")
+			// The copy does not follow the recipient's next-hop.
+			s.rule("domain add gated.example --require encryption --nexthop [mx.gate.example]:25")
+			m = s.send("doc@own.example", "b@gated.example")
+			s.arrivesByTLS(m, "b@gated.example")
+			if s.drained("bcc@plain.example"); s.count(m.mark, "bcc@plain.example") != 0 {
+				s.t.Error("the copy went to the next-hop of another recipient")
+			}
 		},
 	},
 	{
@@ -268,8 +276,9 @@ var attacks = []attack{
 	},
 	{
 		name:    "smtp_fallback_relay of the administrator",
-		hosts:   map[string]lab.Kind{"forced.example": lab.NoTLS, "plaingate.example": lab.NoTLS},
-		postfix: set("smtp_fallback_relay", "[mx.plaingate.example]"),
+		// A gate with TLS: mandatory TLS alone would let the message go there.
+		hosts:   map[string]lab.Kind{"forced.example": lab.NoTLS, "gate.example": lab.GoodTLS},
+		postfix: set("smtp_fallback_relay", "[mx.gate.example]"),
 		try: func(s *scene) {
 			s.waits(s.send("a@own.example", "b@forced.example"), "b@forced.example", "TLS is required")
 			s.sealed(s.send("doc@own.example", "b@plain.example"), "b@plain.example")
@@ -350,15 +359,20 @@ var attacks = []attack{
 		},
 	},
 	{
-		name: "Postseal killed between two recipients",
+		name:  "Postseal killed between two recipients",
+		hosts: map[string]lab.Kind{"gate.example": lab.GoodTLS, "gated.example": lab.NoTLS},
 		try: func(s *scene) {
-			m := s.secret(lab.Message{From: "doc@own.example", To: []string{"b@tls.example", "b@plain.example"}, Between: func() {
+			s.rule("domain add gated.example --require encryption --nexthop [mx.gate.example]:25")
+			m := s.secret(lab.Message{From: "doc@own.example", To: []string{"b@tls.example", "b@gated.example"}, Between: func() {
 				s.Postseal.Kill()
 				s.check(s.Postseal.Start())
 			}})
 			if m.Accepted() {
-				s.arrivesByTLS(m, "b@tls.example")
-				s.sealed(m, "b@plain.example")
+				// The FILTER of the second does not take the first along.
+				if got := s.arrivesByTLS(m, "b@tls.example"); got.Server != "mx.tls.example" {
+					s.t.Errorf("b@tls.example went to %s", got.Server)
+				}
+				s.arrivesByTLS(m, "b@gated.example")
 			}
 		},
 	},
