@@ -10,11 +10,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 )
+
+// errShown is an error that was printed already.
+var errShown = errors.New("see above")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -25,7 +29,9 @@ func main() {
 	}()
 	app := newApp(os.Stdin, os.Stdout, os.Stderr)
 	if err := app.RunContext(ctx, moveFlags(app, os.Args)); err != nil {
-		fmt.Fprintln(os.Stderr, "postseal:", err)
+		if !errors.Is(err, errShown) {
+			fmt.Fprintln(os.Stderr, "postseal:", err)
+		}
 		os.Exit(1)
 	}
 }
