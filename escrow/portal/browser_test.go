@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	cdbrowser "github.com/chromedp/cdproto/browser"
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
@@ -371,6 +372,38 @@ func TestBrowserPassphrase(t *testing.T) {
 	do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testPhrase))
 	submit(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
 	reads(t, ctx, "all values are as they should be")
+}
+
+// What leaves the page arrives: the document on a page of its own, the original
+// byte for byte, an attachment under its name.
+func TestBrowserDownloads(t *testing.T) {
+	ctx := browser(t)
+	s := newTestSite(t, newFakeVault(crlf(fullLetter)))
+	s.vault.codes = []string{testCode}
+	dir := t.TempDir()
+	if _, err := chromedp.Call(ctx, cdbrowser.SetDownloadBehavior, cdbrowser.SetDownloadBehaviorParams{Behavior: cdbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir}); err != nil {
+		t.Fatal(err)
+	}
+	open(t, ctx, s, "#message")
+	for link, want := range map[string]struct{ name, body string }{
+		`a[href$="/raw"]`:    {"message.eml", crlf(fullLetter)},
+		`a[href$="/part/4"]`: {"Befund für Jane.pdf", "%PDF-1.4 not really" + strings.Repeat(".", 400)},
+		`a[href$="/part/5"]`: {"evil.html", "<script>alert(1)</script>"},
+	} {
+		do(t, ctx, chromedp.Click(chromedp.CSS(link)))
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			b, err := os.ReadFile(filepath.Join(dir, want.name))
+			if err == nil && string(b) == want.body {
+				break
+			}
+			if time.Now().After(end) {
+				names, _ := filepath.Glob(dir + "/*")
+				t.Fatalf("%s: %v; there are %q, %q", want.name, err, names, b)
+			}
+		}
+	}
+	do(t, ctx, chromedp.Navigate(s.link+"/html"))
+	reads(t, ctx, "Liebe Jane", "14,1 g/dl", "[spy]")
 }
 
 // Each wall holds alone: what the sanitiser lets through, and, with no sanitiser

@@ -19,6 +19,10 @@ import (
 const frameCSP = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; " +
 	"sandbox allow-popups allow-popups-to-escape-sandbox"
 
+// openerPolicy cuts a page off from who opened it. A sandboxed answer does without:
+// HTML lets a browser take the two together for an error.
+const openerPolicy = "Cross-Origin-Opener-Policy"
+
 // messageView is the page of a message.
 type messageView struct {
 	Self      string
@@ -86,6 +90,7 @@ func (p *portal) html(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 	h := w.Header()
 	h.Set("Content-Security-Policy", frameCSP)
 	h.Set("X-Frame-Options", "SAMEORIGIN")
+	h.Del(openerPolicy)
 	if r.Method == http.MethodHead {
 		return headOnly(w, "text/html; charset=utf-8")
 	}
@@ -160,6 +165,7 @@ func (p *portal) download(w http.ResponseWriter, name, mediaType string) {
 	h.Set("Content-Type", mediaType)
 	h.Set("Content-Disposition", contentDisposition(name))
 	h.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	h.Del(openerPolicy)
 }
 
 // headOnly answers HEAD without opening the message: that would count as read.

@@ -268,7 +268,7 @@ func TestHeaders(t *testing.T) {
 		h := a.Header
 		for k, want := range map[string]string{
 			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Strict-Transport-Security": "max-age=31536000",
-			"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "X-Robots-Tag": "noindex, nofollow, noarchive",
+			"Cross-Origin-Resource-Policy": "same-origin", "X-Robots-Tag": "noindex, nofollow, noarchive",
 		} {
 			if h.Get(k) != want {
 				t.Errorf("%s: %s: %q", path, k, h.Get(k))
@@ -278,6 +278,9 @@ func TestHeaders(t *testing.T) {
 			t.Errorf("%s: Permissions-Policy: %q", path, h.Get("Permissions-Policy"))
 		}
 		csp := h.Get("Content-Security-Policy")
+		if sandboxed := strings.Contains(csp, "sandbox"); sandboxed != (h.Get(openerPolicy) == "") || !sandboxed && h.Get(openerPolicy) != "same-origin" {
+			t.Errorf("%s: %s: %q", path, openerPolicy, h.Get(openerPolicy))
+		}
 		if !strings.HasPrefix(csp, "default-src 'none'") || strings.Contains(csp, "script-src") || strings.Contains(csp, "http") {
 			t.Errorf("%s: policy %q", path, csp)
 		}

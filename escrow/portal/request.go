@@ -135,7 +135,7 @@ func (p *portal) fail(w *response, r *http.Request, err error) {
 func (p *portal) secureHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Security-Policy", p.pages.csp)
-	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set(openerPolicy, "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=(), browsing-topics=()")
 	h.Set("Referrer-Policy", "no-referrer")
