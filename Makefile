@@ -2,6 +2,7 @@
 # make test   set everything up, and run every test
 # make run    start Postseal on a database in ./run, to look around
 # make bench  the benchmarks, as ratios within one run
+# make guards take each guard out, and see its end-to-end test fail: an hour
 # make lint   gofmt, go vet, staticcheck
 #
 # demo and test want root (they make network namespaces of their own) and
@@ -14,7 +15,7 @@ export CGO_ENABLED := 1
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: all build demo test run bench lint fuzz
+.PHONY: all build demo test run bench lint fuzz guards
 
 all: build
 
@@ -51,3 +52,10 @@ FUZZTIME ?= 30s
 fuzz:
 	@for p in $$(go list ./...); do for f in $$(go test -list '^Fuzz' $$p | grep ^Fuzz); do \
 		echo "== $$p $$f"; go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) $$p || exit 1; done; done
+
+# guards takes the guards of the promise out, one at a time, and runs the test that
+# must notice. GUARDS is a regular expression of names.
+GUARDS ?= .
+guards:
+	@internal/lab/setup.sh test
+	@go run ./internal/lab/guards -run '$(GUARDS)'
