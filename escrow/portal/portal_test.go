@@ -196,7 +196,7 @@ func TestLocks(t *testing.T) {
 	s := newTestSite(t, newFakeVault(crlf(plainLetter)))
 	s.vault.lockCode = testNow.Add(25 * time.Minute)
 	a := s.post("/code")
-	wants(t, a, http.StatusTooManyRequests, "No further code was sent", "Codes that came before still work", "in 25 minutes", "Open the message")
+	wants(t, a, http.StatusTooManyRequests, "No further code was sent", "Codes that came before still work", "in 25 minutes", "Open the message", "!Send another code")
 	if a.Header.Get("Retry-After") != "1501" {
 		t.Errorf("Retry-After: %q", a.Header.Get("Retry-After"))
 	}
