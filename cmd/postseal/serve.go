@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os/exec"
 	"strings"
@@ -273,7 +274,19 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	if err != nil {
 		return nil, err
 	}
-	if p.portal, err = portal.New(portal.Config{Vault: vault, BaseURL: base, Log: log, Registerer: reg, Now: time.Now}); err != nil {
+	var proxies []netip.Prefix // none named: the portal's default
+	for _, v := range cfg.strs("portal-proxy") {
+		prefix, err := parsePrefix(v)
+		if err != nil {
+			return nil, err
+		}
+		proxies = append(proxies, prefix)
+	}
+	p.portal, err = portal.New(portal.Config{
+		Vault: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"),
+		Log: log, Registerer: reg, Now: time.Now,
+	})
+	if err != nil {
 		return nil, err
 	}
 	cert, key := cfg.str("portal-cert"), cfg.str("portal-key")

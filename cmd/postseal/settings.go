@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -51,6 +52,8 @@ func settings() []setting {
 		{name: "portal-url", usage: "how recipients reach the portal", value: "http://localhost:8645", check: checkURL},
 		{name: "portal-cert", usage: "certificate chain of the portal (PEM)"},
 		{name: "portal-key", usage: "private key of the portal (PEM)"},
+		{name: "portal-proxy", usage: "a proxy in front of the portal whose X-Forwarded-For is believed, `ADDRESS[/BITS]` (default: loopback)", many: true, check: checkPrefix},
+		{name: "portal-support", usage: "one line on the portal's pages: whom to ask for help"},
 		{name: "admin-listen", usage: "HTTP: health and metrics", value: "127.0.0.1:8646", check: checkListen},
 		{name: "reinject-plain", usage: "Postfix smtpd that takes mail back: nothing required", value: "127.0.0.1:8651", check: checkTCP},
 		{name: "reinject-secure", usage: "Postfix smtpd that takes mail back: must be encrypted", value: "127.0.0.1:8652", check: checkTCP},
@@ -329,6 +332,20 @@ func checkListen(s string) error {
 	}
 	return nil
 }
+
+// parsePrefix reads a network, or an address as one of its own.
+func parsePrefix(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%q: want an address or a network such as 10.0.0.0/8", s)
+	}
+	return p, nil
+}
+
+func checkPrefix(s string) error { _, err := parsePrefix(s); return err }
 
 func checkURL(s string) error {
 	u, err := url.Parse(s)
