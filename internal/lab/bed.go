@@ -195,6 +195,20 @@ func (b *Bed) Arrivals() string {
 	return out.String()
 }
 
+// Wait is [Poll] that wakes Postfix's queue every few seconds. qmgr(8) leaves a
+// message aside that it meets while it is still being delivered, until the next
+// one comes; with timers as short as the bed's that happens.
+func (b *Bed) Wait(timeout time.Duration, done func() bool) bool {
+	next := time.Now().Add(3 * time.Second)
+	return Poll(timeout, func() bool {
+		if time.Now().After(next) {
+			next = time.Now().Add(3 * time.Second)
+			b.Postfix.Flush() // a failure shows as what does not come
+		}
+		return done()
+	})
+}
+
 // CLI runs a command of postseal.
 func (b *Bed) CLI(args ...string) (string, error) { return b.Postseal.CLI(args...) }
 
@@ -253,7 +267,7 @@ func (b *Bed) Notices(recipient string) (mails []fakesmtp.Mail, links []string) 
 
 // WaitNotice waits for the first notice to a recipient and returns its link.
 func (b *Bed) WaitNotice(recipient string, timeout time.Duration) (link string, err error) {
-	if !Poll(timeout, func() bool {
+	if !b.Wait(timeout, func() bool {
 		_, links := b.Notices(recipient)
 		if len(links) > 0 {
 			link = links[0]

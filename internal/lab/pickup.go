@@ -238,7 +238,7 @@ var codeLine = regexp.MustCompile(`(?m)\b(\d{3}[ -]?\d{3,5})\b`)
 func (b *Bed) Pickup(recipient, link, passphrase string) ([]byte, error) {
 	since := time.Now()
 	return NewBrowser().Pickup(link, func() (c string, err error) {
-		Poll(15*time.Second, func() bool {
+		b.Wait(15*time.Second, func() bool {
 			for _, m := range b.Received() {
 				_, body, _ := bytes.Cut(m.Data, []byte("\r\n\r\n"))
 				if m.Time.After(since) && m.HasTo(recipient) && !linkLine.Match(body) {

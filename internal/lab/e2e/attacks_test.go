@@ -85,7 +85,7 @@ var attacks = []attack{
 			s.rule("domain add gated.example --require encryption --nexthop [mx.gate.example]:25")
 			m = s.send("doc@own.example", "b@gated.example")
 			s.arrivesByTLS(m, "b@gated.example")
-			if !lab.Poll(patience, func() bool {
+			if !s.Wait(patience, func() bool {
 				items, err := s.Escrowed("bcc@plain.example")
 				return err == nil && len(items) == 2
 			}) {
@@ -316,7 +316,7 @@ var attacks = []attack{
 			s.check(s.Record("nomail.example", "MX", "0 ."))
 			for _, to := range []string{"b@nowhere.example", "b@nomail.example"} {
 				s.send("doc@own.example", to)
-				if !lab.Poll(patience, func() bool {
+				if !s.Wait(patience, func() bool {
 					for _, m := range s.Postfix.Mailbox("doc@own.example") {
 						if bytes.Contains(m, []byte(to)) {
 							return true

@@ -46,14 +46,14 @@ func TestKilled(t *testing.T) {
 			// trivial-rewrite(8) remembers for 30 seconds that the map was down.
 			s.check(s.Postfix.Reload())
 			if p.twice {
-				if !lab.Poll(patience, func() bool { return s.count(m.mark, u+"tls.example") > 0 }) {
+				if !s.Wait(patience, func() bool { return s.count(m.mark, u+"tls.example") > 0 }) {
 					t.Error("nothing arrived at tls.example")
 				}
 			} else {
 				s.arrivesByTLS(m, u+"tls.example")
 			}
 			if p.twice {
-				if !lab.Poll(patience, func() bool { return len(s.Postfix.Mailbox(u+"own.example")) > 0 }) {
+				if !s.Wait(patience, func() bool { return len(s.Postfix.Mailbox(u+"own.example")) > 0 }) {
 					t.Error("nothing in the own mailbox")
 				}
 			} else {

@@ -35,7 +35,7 @@ func TestMapFiles(t *testing.T) {
 		text = strings.ReplaceAll(text, "socketmap:inet:127.0.0.1:8642:", "lmdb:"+dir+"/")
 		s.check(os.WriteFile(filepath.Join(s.Postfix.ConfigDir, name), []byte(text), 0o644))
 	}
-	if !lab.Poll(patience, func() bool { _, err := os.Stat(filepath.Join(dir, "secure-tls-policy.lmdb")); return err == nil }) {
+	if !s.Wait(patience, func() bool { _, err := os.Stat(filepath.Join(dir, "secure-tls-policy.lmdb")); return err == nil }) {
 		t.Fatal("no map files were written")
 	}
 	s.check(s.Postfix.Reload())
@@ -52,7 +52,7 @@ func TestMapFiles(t *testing.T) {
 		_, err := s.CLI("domain", "add", d, "--require", "encryption")
 		s.check(err)
 	}
-	if !lab.Poll(patience, func() bool { return count() > before }) {
+	if !s.Wait(patience, func() bool { return count() > before }) {
 		t.Fatal("Postfix was not reloaded")
 	}
 	m := s.send("a@own.example", "c@plain.example")

@@ -50,7 +50,7 @@ func TestBouncedNotice(t *testing.T) {
 			s := newScene(t, lab.Options{Rules: []string{"domain add plain.example --require encryption"}, Prepare: mainCF})
 			s.refuse("plain.example")
 			s.send("a@own.example", "nobody@plain.example")
-			if !lab.Poll(patience, func() bool {
+			if !s.Wait(patience, func() bool {
 				for _, m := range s.Postfix.Mailbox("a@own.example") {
 					if bytes.Contains(m, []byte("nobody@plain.example")) {
 						return true
@@ -76,7 +76,7 @@ func TestBounceDoesNotReturnInPlaintext(t *testing.T) {
 	bounced := func(to string) {
 		t.Helper()
 		offset := 0
-		if !lab.Poll(patience, func() bool {
+		if !s.Wait(patience, func() bool {
 			return strings.Contains(s.Postfix.Log()[offset:], "to=<"+to+">") && strings.Contains(s.Postfix.Log(), "status=bounced")
 		}) {
 			t.Fatalf("mail for %s did not bounce", to)
@@ -92,7 +92,7 @@ func TestBounceDoesNotReturnInPlaintext(t *testing.T) {
 		s.accepted(s.secret(lab.Message{From: "x@elsewhere.example", To: []string{"b@alsorefuses.example"}, FromParams: "RET=FULL"}))
 		bounced("b@alsorefuses.example")
 		s.drained("x@elsewhere.example")
-		if !lab.Poll(patience, func() bool {
+		if !s.Wait(patience, func() bool {
 			for _, m := range s.host("elsewhere.example").Server.Received() {
 				if m.HasTo("x@elsewhere.example") {
 					return true

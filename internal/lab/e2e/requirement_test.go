@@ -47,7 +47,7 @@ func TestForcedTLSWithoutTLSCanBeRefused(t *testing.T) {
 				Serve: []string{"--forced-unreachable", setting},
 			})
 			// The first tries may come before the destination is known.
-			if !lab.Poll(patience, func() bool {
+			if !s.Wait(patience, func() bool {
 				m := s.secret(lab.Message{From: "a@own.example", To: []string{"b@plain.example"}})
 				return strings.HasPrefix(m.Rcpt["b@plain.example"], code)
 			}) {

@@ -158,7 +158,7 @@ func (s *scene) count(mark, to string) int {
 func (s *scene) arrives(m mail, to string) fakesmtp.Mail {
 	s.t.Helper()
 	var found fakesmtp.Mail
-	if !lab.Poll(patience, func() bool {
+	if !s.Wait(patience, func() bool {
 		for _, got := range s.Received() {
 			if got.Accepted && got.HasTo(to) && bytes.Contains(got.Data, []byte(m.mark)) {
 				found = got
@@ -194,7 +194,7 @@ func hops(m fakesmtp.Mail) int {
 // last reply, and checks that nothing has arrived or was sealed.
 func (s *scene) waits(m mail, to, reason string) {
 	s.t.Helper()
-	if !lab.Poll(patience, func() bool {
+	if !s.Wait(patience, func() bool {
 		log := s.Postfix.Log()
 		n := 0
 		for line := range strings.Lines(log) {
@@ -206,13 +206,13 @@ func (s *scene) waits(m mail, to, reason string) {
 	}) {
 		s.t.Fatalf("mail for %s was not deferred twice", to)
 	}
-	why, queued := s.Postfix.QueuedFor(to)
-	if !queued {
-		// The queue file may be between two names; look once more.
-		time.Sleep(300 * time.Millisecond)
+	// While it is tried the queue shows no reason.
+	var why string
+	var queued bool
+	if !lab.Poll(10*time.Second, func() bool {
 		why, queued = s.Postfix.QueuedFor(to)
-	}
-	if !queued || !strings.Contains(why, reason) {
+		return queued && why != "" && strings.Contains(why, reason)
+	}) {
 		s.t.Errorf("%s: queued %v for %q, want it to wait for %q", to, queued, why, reason)
 	}
 	if n := s.count(m.mark, to); n != 0 {
@@ -271,7 +271,7 @@ func (s *scene) sealedAs(m mail, to string) {
 func (s *scene) mailbox(m mail, address string) []byte {
 	s.t.Helper()
 	var found [][]byte
-	if !lab.Poll(patience, func() bool {
+	if !s.Wait(patience, func() bool {
 		found = nil
 		for _, got := range s.Postfix.Mailbox(address) {
 			if bytes.Contains(got, []byte(m.mark)) {
@@ -291,7 +291,7 @@ func (s *scene) mailbox(m mail, address string) []byte {
 // drained waits until nothing is queued for address.
 func (s *scene) drained(address string) {
 	s.t.Helper()
-	if !lab.Poll(patience, func() bool { _, queued := s.Postfix.QueuedFor(address); return !queued }) {
+	if !s.Wait(patience, func() bool { _, queued := s.Postfix.QueuedFor(address); return !queued }) {
 		why, _ := s.Postfix.QueuedFor(address)
 		s.t.Errorf("mail for %s is still queued: %s", address, why)
 	}
