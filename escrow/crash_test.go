@@ -18,7 +18,7 @@ import (
 func TestChild(t *testing.T) {
 	point := os.Getenv("POSTSEAL_TEST_CRASH")
 	if point == "" {
-		t.Skip("runs in a process that another test starts")
+		return // it runs in a process that another test starts
 	}
 	ctx := context.Background()
 	db, err := sql.Open(ctx, "sqlite:"+os.Getenv("POSTSEAL_TEST_DB"), sql.Options{})

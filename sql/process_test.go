@@ -42,7 +42,7 @@ func script(t *testing.T, path string, args ...string) string {
 func TestChild(t *testing.T) {
 	env, ok := os.LookupEnv("POSTSEAL_TEST_CHILD")
 	if !ok {
-		t.Skip("runs in a process that another test starts")
+		return // it runs in a process that another test starts
 	}
 	args := strings.Split(env, "\n")
 	path, verb, ctx := args[0], args[1], context.Background()
