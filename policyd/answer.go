@@ -36,6 +36,8 @@ func (s *Server) answer(ctx context.Context, q *request) (action, error) {
 		return reject("5.1.3", "bad recipient address: "+err.Error()), nil
 	}
 	switch q.context {
+	case ContextNotice:
+		return s.notice(ctx, q, recipient[0])
 	case ContextSecure:
 		return s.reinjected(ctx, q, sender[0], recipient[0], policy.Encryption)
 	case ContextForced:
@@ -172,10 +174,16 @@ func (m *mail) atRecipient(ctx context.Context) (action, error) {
 			"sender", m.sender.String(), "recipient", m.recipient.String())
 		return refusal, nil
 	}
-	if m.required.Required() {
-		return m.bySender(&a), nil
+	aliased := false
+	if s.cfg.Aliased != nil && a.Reason != policy.OwnDomain {
+		if aliased, err = s.cfg.Aliased(ctx, m.recipient); err != nil {
+			return action{}, fmt.Errorf("aliases of the recipient: %w", err)
+		}
 	}
-	return m.byRecipient(&a), nil
+	if m.required.Required() {
+		return m.bySender(&a, aliased), nil
+	}
+	return m.byRecipient(&a, aliased), nil
 }
 
 // refusal is the answer for a recipient that cannot be accepted.
@@ -211,7 +219,7 @@ func (m *mail) refusal(a *policy.Answer) (action, bool) {
 
 // bySender answers for a recipient of a message that sender or login require
 // something of.
-func (m *mail) bySender(a *policy.Answer) action {
+func (m *mail) bySender(a *policy.Answer, aliased bool) action {
 	t := m.before
 	t.bySender = m.required
 	if t.require &= m.required; t.require == 0 && m.required != 0 || t.conflicts(t.require) {
@@ -219,7 +227,7 @@ func (m *mail) bySender(a *policy.Answer) action {
 	}
 	first := !m.known && m.request.queueID == "" // else earlier recipients went who knows where
 	direct := a.Channel == policy.TLS && a.Allowed.In(m.required) && !m.twoFaced && !m.server.cfg.AddsRecipients
-	if direct { // the splitter is never equal to a road, so that it stays
+	if direct && !aliased { // the splitter is never equal to a road, so that it stays
 		if road := a.Transport(a.Nexthop, m.server.cfg.Splitter); first || t.filter == road {
 			t.filter = road
 			return m.remember(t)
@@ -229,30 +237,35 @@ func (m *mail) bySender(a *policy.Answer) action {
 }
 
 // byRecipient answers where sender and login require nothing, but a rule for the
-// recipient does.
-func (m *mail) byRecipient(a *policy.Answer) action {
+// recipient does. The transport table answers for that, unless the recipient that it
+// is asked for is not the one that has the rule: then the FILTER carries what the rule
+// requires, for the whole message.
+func (m *mail) byRecipient(a *policy.Answer, aliased bool) action {
 	t := m.before
-	if a.Reason != policy.OwnDomain {
-		if !a.Required() {
+	set := policy.AnyChannel
+	switch {
+	case a.Reason == policy.OwnDomain:
+		// An own address that has a rule of its own may be an alias to outside, where
+		// the rule must hold too: cleanup replaces the address after us.
+		for _, r := range []*policy.Rule{a.Input.Recipient, a.Input.Original} {
+			if r != nil && r.IsExplicit() {
+				set &= r.Requirement.Channels()
+			}
+		}
+		if !set.Required() {
 			return dunno
 		}
+	case !a.Required():
+		return dunno
+	case !aliased && !a.Input.ByOriginal():
 		if t.require&a.Allowed == 0 {
 			return deferral("4.5.3", textSeparate)
 		}
 		t.allowed |= 1 << a.Allowed
 		m.remember(t)
-		return dunno // the transport table answers for it, unless a FILTER stands already
-	}
-	// An own address that has a rule of its own may be an alias to outside, where
-	// the rule must hold too: cleanup replaces the address after us.
-	set := policy.AnyChannel
-	for _, r := range []*policy.Rule{a.Input.Recipient, a.Input.Original} {
-		if r != nil && r.IsExplicit() {
-			set &= r.Requirement.Channels()
-		}
-	}
-	if !set.Required() {
 		return dunno
+	default:
+		set = a.Allowed
 	}
 	if both := t.require & set; both == 0 || t.conflicts(both) {
 		return deferral("4.5.3", textSeparate)
@@ -263,19 +276,40 @@ func (m *mail) byRecipient(a *policy.Answer) action {
 
 // splitter makes t a transaction that goes to the splitter, for what it requires.
 func (m *mail) splitter(t transaction) transaction {
-	r, ok := t.require.Requirement()
-	if !ok {
-		// Sender and login exclude each other, so nobody outside may get the
-		// message; those inside may, and only they come here. The port carries the
-		// login's, the envelope carries the sender's: whoever an alias puts outside
-		// meets both.
-		r = m.loginRequires()
-		if r == policy.None {
-			r = policy.EscrowOnly
-		}
-	}
-	t.filter = m.server.cfg.Splitter.Transport(r)
+	t.filter = m.server.cfg.Splitter.Transport(m.carried(t))
 	return t
+}
+
+// carried is the requirement that the FILTER of t stands for.
+func (m *mail) carried(t transaction) policy.Requirement {
+	if r, ok := t.require.Requirement(); ok {
+		return r
+	}
+	// Sender and login exclude each other, so nobody outside may get the
+	// message; those inside may, and only they come here. The port carries the
+	// login's, the envelope carries the sender's: whoever an alias puts outside
+	// meets both.
+	if r := m.loginRequires(); r != policy.None {
+		return r
+	}
+	return policy.EscrowOnly
+}
+
+// mark returns the requirement that a header must carry, since a FILTER gets lost:
+// another takes its place (header_checks, for a subject), and postsuper -r drops it.
+// What the envelope sender requires is found again by its rule; what a login, another
+// form of the sender's address, or the address that an alias replaced requires is not.
+func (m *mail) mark(t transaction) (policy.Requirement, bool) {
+	if t.filter == "" && !m.required.Required() {
+		return policy.None, false
+	}
+	t.require &= m.required
+	r := m.carried(t)
+	if !r.Channels().Required() {
+		return r, false
+	}
+	again := m.server.cfg.Engine.Sender(m.sender, "").In(t.require)
+	return r, !again || m.loginRequires() != policy.None
 }
 
 func (m *mail) loginRequires() policy.Requirement {
@@ -296,7 +330,7 @@ func (m *mail) remember(t transaction) action {
 func (m *mail) atEnd() (action, error) {
 	s := m.server
 	if m.request.state != "END-OF-MESSAGE" && s.cfg.Marker != nil {
-		if r := m.loginRequires(); r.Channels().Required() {
+		if r, ok := m.mark(m.before); ok {
 			return action{"PREPEND", RequirementHeader + ": " + s.cfg.Marker.Mark(r, m.sender.String())}, nil
 		}
 	}
@@ -347,4 +381,24 @@ func (s *Server) reinjected(ctx context.Context, q *request, sender, recipient p
 	}
 	s.memory.put(q, transaction{filter: road}, s.cfg.Engine.Now())
 	return filter(road), nil
+}
+
+// notice answers the port of our notices: by the administrator's road to the
+// recipient, in plaintext or not. DUNNO leaves the port's own FILTER in force, to the
+// MX; mail for the MX of a domain that is relayed here would come back.
+func (s *Server) notice(ctx context.Context, q *request, recipient policy.Address) (action, error) {
+	if q.state != "RCPT" {
+		return dunno, nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
+	defer cancel()
+	own, err := s.cfg.Engine.Own.Own(ctx, recipient.Domain)
+	if err != nil || own {
+		return dunno, err
+	}
+	route, err := s.cfg.Engine.Routes.Route(ctx, recipient)
+	if err != nil || route.Blocked != "" || route.Nexthop == "" {
+		return dunno, err
+	}
+	return filter(policy.NoticeTransport + ":" + route.Nexthop), nil
 }

@@ -106,6 +106,13 @@ func TestTransactions(t *testing.T) {
 		{name: "the sender's two forms conflict", sender: "x@forced.example", change: canonical, steps: []step{rcpt("b@tls.example", "REJECT 5.7.1")}},
 		{name: "canonical recipient", sender: "a@plain.example", change: canonical, steps: []step{rcpt("own@rewritten.example", toEncryption)}},
 		{name: "a rule for the typed recipient counts too", sender: "a@clinic.example", change: canonical, steps: []step{rcpt("b@bank.example", forced)}},
+		{name: "the typed recipient's rule, where nothing else requires", sender: "a@plain.example", change: canonical, steps: []step{
+			rcpt("b@bank.example", toForced), rcpt("b@plain.example", "DUNNO"), {eom, "", toForced}}},
+		{name: "a foreign recipient with a rule, aliased", sender: "a@plain.example", change: aliased, steps: []step{
+			rcpt("b@hop.example", "DUNNO"), rcpt("aliased@hop.example", toEncryption), {eom, "", toEncryption}}},
+		{name: "a foreign recipient aliased", sender: "a@clinic.example", change: aliased, steps: []step{
+			rcpt("b@tls.example", secure), rcpt("aliased@tls.example", toEncryption)}},
+		{name: "aliases can't be told", sender: "a@clinic.example", change: aliased, steps: []step{rcpt("fail@tls.example", "ERROR")}},
 		{name: "canonical maps fail", sender: "fail@plain.example", change: canonical, steps: []step{rcpt("b@tls.example", "ERROR")}},
 	}
 	for _, tt := range tests {
@@ -145,6 +152,16 @@ func canonical(c *Config) {
 			a.Domain = "tls.example"
 		}
 		return a, nil
+	}
+}
+
+// aliased plays virtual_alias_maps.
+func aliased(c *Config) {
+	c.Aliased = func(_ context.Context, a policy.Address) (bool, error) {
+		if a.Local == "fail" {
+			return false, errors.New("table is down")
+		}
+		return a.Local == "aliased", nil
 	}
 }
 
@@ -261,6 +278,28 @@ func TestMark(t *testing.T) {
 	if got := c.ask("DATA", ""); got != "FILTER securesmtp:" {
 		t.Errorf("DATA without login: %q", got)
 	}
+	// What the queue's own envelope does not tell is marked.
+	for _, tt := range []struct{ name, sender, recipient, want string }{
+		{"the rule of a rewritten sender", "a@vault.example", "b@tls.example", "escrow mac-of-a@plain.example"},
+		{"an alias's rule", "a@plain.example", "aliastls@own.example", "tls mac-of-a@plain.example"},
+		{"a rewritten recipient's rule", "a@plain.example", "b@bank.example", "tls mac-of-a@plain.example"},
+		{"an alias's rule beyond the sender's", "a@clinic.example", "aliastls@own.example", ""},
+	} {
+		s, _ := newServer(t, standardWorld(), func(c *Config) { canonical(c); c.Marker = mark{} })
+		c := newSession(t, s, tt.sender, "")
+		filter := c.rcpt(tt.recipient)
+		if tt.want != "" {
+			tt.want = "PREPEND X-Postseal-Requirement: " + tt.want
+		} else {
+			tt.want = filter
+		}
+		if got := c.ask("DATA", ""); got != tt.want {
+			t.Errorf("%s: DATA: %q, want %q", tt.name, got, tt.want)
+		}
+		if got := c.ask("END-OF-MESSAGE", ""); got != filter {
+			t.Errorf("%s: END-OF-MESSAGE: %q, want %q", tt.name, got, filter)
+		}
+	}
 }
 
 func TestReinjection(t *testing.T) {
@@ -312,6 +351,31 @@ func TestReinjection(t *testing.T) {
 		if got := c.ask(state, "b@tls.example"); !strings.HasPrefix(got, "DEFER") {
 			t.Errorf("%s of a forgotten transaction: %q", state, got)
 		}
+	}
+}
+
+// Notices take the administrator's road, and no other.
+func TestNoticeRoad(t *testing.T) {
+	w := standardWorld()
+	s, _ := newServer(t, w, nil)
+	for recipient, want := range map[string]string{
+		"b@notls.example": "DUNNO", "b@bank.example": "DUNNO", "b@own.example": "DUNNO", "b@uucp.example": "DUNNO",
+		"b@relayed.example": "FILTER noticesmtp:[relay.example]:587",
+	} {
+		c := newSession(t, s, "postseal-bounce+n@clinic.example", "")
+		c.context = ContextNotice
+		for _, state := range []string{"RCPT", "DATA", "END-OF-MESSAGE"} {
+			got := c.ask(state, recipient)
+			if w := want; got != w && (state == "RCPT" || got != "DUNNO") {
+				t.Errorf("%s of %s: %q, want %q", state, recipient, got, w)
+			}
+		}
+	}
+	w.routeErr = errors.New("table is down")
+	c := newSession(t, s, "", "")
+	c.context = ContextNotice
+	if got := c.rcpt("b@relayed.example"); !strings.HasPrefix(got, "ERROR") {
+		t.Errorf("a road that is not known: %q", got)
 	}
 }
 

@@ -37,10 +37,12 @@ import (
 const (
 	ContextSecure = "postseal-secure" // 8652: mandatory TLS, with the fallback
 	ContextForced = "postseal-forced" // 8654: mandatory TLS or nothing
+	ContextNotice = "postseal-notice" // 8653: notices, by the administrator's road
 )
 
-// RequirementHeader carries a login's requirement inside the message, since
-// postsuper -r drops a FILTER from the queue file. Its value is made by a [Marker].
+// RequirementHeader carries inside the message what the envelope does not tell
+// (a login's requirement, that of an address that was rewritten), since header_checks
+// replace a FILTER and postsuper -r drops it from the queue file. Its value is made by a [Marker].
 const RequirementHeader = "X-Postseal-Requirement"
 
 // What --forced-unreachable may say of a destination that must get its mail by TLS
@@ -62,9 +64,8 @@ type Config struct {
 	Engine   *policy.Engine
 	Splitter policy.Splitter
 
-	// AddsRecipients says that Postfix may add or replace recipients after smtpd
-	// (always_bcc, *_bcc_maps, virtual aliases of domains that are not its own,
-	// recipient_canonical_maps, milters): the road of those that are asked for then
+	// AddsRecipients says that Postfix may add recipients after smtpd
+	// (always_bcc, *_bcc_maps, milters): the road of those that are asked for then
 	// says nothing of the others, and required mail always goes to the splitter.
 	AddsRecipients bool
 	// ForcedUnreachable is queue (the default), defer or reject.
@@ -74,7 +75,10 @@ type Config struct {
 	// Canonical rewrites an address as canonical_maps and sender_ or
 	// recipient_canonical_maps will after smtpd. nil: there are none.
 	Canonical func(ctx context.Context, a policy.Address, sender bool) (policy.Address, error)
-	// Marker is nil where logins' requirements are not marked.
+	// Aliased reports whether virtual_alias_maps replaces a recipient that is not of
+	// an own domain: its rule must hold for whom it becomes. nil: there are none.
+	Aliased func(ctx context.Context, a policy.Address) (bool, error)
+	// Marker is nil where requirements are not marked.
 	Marker Marker
 
 	Log        *slog.Logger          // nil: none

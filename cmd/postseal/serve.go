@@ -238,7 +238,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	var err error
 	p.policy, err = policyd.New(policyd.Config{
 		Engine: engine, Splitter: splitter(cfg), AddsRecipients: s.addsRecipients,
-		ForcedUnreachable: cfg.str("forced-unreachable"), Origin: s.origin, Canonical: s.canonical(),
+		ForcedUnreachable: cfg.str("forced-unreachable"), Origin: s.origin, Canonical: s.canonical(), Aliased: s.aliased(),
 		Marker: vault, Log: log, Registerer: reg,
 	})
 	if err != nil {
@@ -418,6 +418,14 @@ func (s *surroundings) canonical() func(context.Context, policy.Address, bool) (
 		return nil
 	}
 	return s.instance.Canonical
+}
+
+// aliased tells whose recipients virtual_alias_maps replace.
+func (s *surroundings) aliased() func(context.Context, policy.Address) (bool, error) {
+	if s.standalone() {
+		return nil
+	}
+	return s.instance.Aliased
 }
 
 func (s *surroundings) adminTLS() func(context.Context, string) (string, error) {

@@ -557,7 +557,7 @@ func (c *checker) checkPort(s Service, filter string) {
 		c.add(Loop, "reinjection-policy", s.where(), "set -o smtpd_recipient_restrictions=permit_mynetworks,reject", "the port for plain mail sets a FILTER")
 	case filter != "" && !sets:
 		c.add(Leak, "reinjection-mark", s.where(), rerun, "nothing on this port sets FILTER %s:, so that what comes in here goes like any other mail", filter)
-	case filter != "" && filter != policy.NoticeTransport && at >= 0:
+	case filter != "" && at >= 0:
 		if _, attrs := policyArg(rs[at].arg); attrs["policy_context"] == "" {
 			c.add(Loop, "reinjection-context", s.where(), rerun, "the policy service is asked without its policy_context, and sends the message back to the splitter")
 		}

@@ -161,6 +161,7 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		{id: "reinjection-policy", sev: Loop, change: inService("127.0.0.1:8651", "smtpd_recipient_restrictions=check_policy_service,$postseal_policy,permit_mynetworks,reject")},
 		{id: "reinjection-mark", sev: Leak, change: inService("127.0.0.1:8652", "smtpd_recipient_restrictions=permit_mynetworks,reject")},
 		{id: "reinjection-context", sev: Loop, main: "postseal_secure_restrictions = check_client_access static:{FILTER securesmtp:}, check_policy_service $postseal_policy, permit_mynetworks, reject\n"},
+		{id: "reinjection-context", sev: Loop, main: "postseal_notice_restrictions = check_client_access static:{FILTER noticesmtp:}, check_policy_service $postseal_policy, permit_mynetworks, reject\n"},
 		{id: "reinjection-relay", sev: Warn, main: "relayhost = [192.0.2.1]:587\n"},
 		{id: "relayhost", sev: Warn, main: "relayhost = [192.0.2.1]:587\n"},
 		{id: "sender-relayhost", sev: Warn, main: "sender_dependent_relayhost_maps = static:[192.0.2.1]\n"},

@@ -186,3 +186,28 @@ func TestSettings(t *testing.T) {
 		t.Errorf("AddsRecipients with always_bcc in master.cf = %v, %v", adds, err)
 	}
 }
+
+func TestAliased(t *testing.T) {
+	p := config(t, "recipient_delimiter = +\n", "")
+	v := table(t, p, "virtual", "joe@bank.example x@y.example\n@moved.example @y.example\n@xn--mnchen-3ya.example @y.example\n")
+	override(t, p, "main.cf", "virtual_alias_maps = "+v+", regexp:{{/^odd@.*/ x@y.example}}\n")
+	age(t, p)
+	for a, want := range map[string]bool{
+		"joe@bank.example": true, "Joe+ext@Bank.example": true, "ann@bank.example": false,
+		"any@moved.example": true, "any@sub.moved.example": false, "a@münchen.example": true, "odd@x.example": true,
+	} {
+		addr, err := policy.ParseAddress(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.Aliased(t.Context(), addr); err != nil || got != want {
+			t.Errorf("Aliased(%s) = %v, %v; want %v", a, got, err, want)
+		}
+	}
+	override(t, p, "main.cf", "virtual_alias_maps = hash:/nonexistent/x\n")
+	age(t, p)
+	p.Forget()
+	if _, err := p.Aliased(t.Context(), policy.Address{Local: "a", Domain: "b.example"}); err == nil {
+		t.Error("a table that can't be read says nothing")
+	}
+}

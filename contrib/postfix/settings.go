@@ -285,6 +285,37 @@ func (p *Instance) rewriteOnce(ctx context.Context, a policy.Address, tables []s
 	return a, false, nil
 }
 
+// Aliased reports whether virtual_alias_maps replaces a recipient of another domain
+// than our own (virtual(5)): cleanup(8) does that to every recipient.
+func (p *Instance) Aliased(ctx context.Context, a policy.Address) (bool, error) {
+	m, err := p.Params(ctx, "virtual_alias_maps", "recipient_delimiter")
+	if err != nil {
+		return false, err
+	}
+	full := addressKeys(a)
+	keys := full
+	if base, ok := policy.Delimiters(m["recipient_delimiter"]).Split(a.Local); ok {
+		keys = append(slices.Clone(full), addressKeys(policy.Address{Local: base, Domain: a.Domain})...)
+	}
+	for _, d := range spellings(a.Domain) {
+		keys = append(slices.Clone(keys), "@"+d)
+	}
+	for _, t := range splitList(m["virtual_alias_maps"]) {
+		ask := keys
+		if isPattern(t) {
+			ask = full
+		}
+		found, err := p.lookup(ctx, t, ask)
+		if err != nil {
+			return false, fmt.Errorf("virtual_alias_maps: %w", err)
+		}
+		if len(found) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // masquerade takes host names off a domain (masquerade_domains).
 func masquerade(a policy.Address, domains, exceptions []string) policy.Address {
 	for _, e := range exceptions {

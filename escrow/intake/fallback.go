@@ -122,6 +122,9 @@ func (f *Fallback) judge(s *session, tx *transaction, r *recipient) (verdict, er
 	case !a.Allowed.Has(policy.Escrow):
 		return verdict{}, reply(451, "4.7.4", "Only TLS is allowed for this recipient, and it has failed just now")
 	}
+	if s.isNotice(tx.sender) {
+		return verdict{}, noticeRefused()
+	}
 	if wait, ok := f.isLacking(r.addr); ok {
 		return verdict{}, reply(451, "4.7.0", "No passphrase is set for the recipient; next try after %s", wait.UTC().Format(time.RFC3339))
 	}

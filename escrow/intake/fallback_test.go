@@ -97,6 +97,15 @@ func TestFallbackAtRecipient(t *testing.T) {
 	}
 }
 
+func TestFallbackSealsNoNotice(t *testing.T) {
+	b := newBed(t, true)
+	b.fallback()
+	c := b.dial()
+	c.cmd("EHLO test", "250")
+	c.cmd("MAIL FROM:<postseal-bounce+tok@own.example>", "250")
+	c.cmd("RCPT TO:<any@absent.example>", "554 5.7.1")
+}
+
 func TestFallbackLooksAfresh(t *testing.T) {
 	b := newBed(t, true)
 	_, p := b.fallback()

@@ -181,9 +181,23 @@ func (sp *Splitter) decide(ctx context.Context, s *session, tx *transaction, m *
 	case !a.Allowed.Has(a.Channel):
 		s.alarm("verdict that its rules forbid", "recipient", j.address, "channel", a.Channel.String())
 		j.end(outcomeError, internal())
+	case a.Channel == policy.Escrow && s.isNotice(tx.sender):
+		j.end(outcomeLoop, noticeRefused())
 	case a.Channel == policy.TLS && a.Allowed.Required() && a.Blocked != "":
 		j.end(outcomeWait, reply(451, "4.7.1", "Must be encrypted, and cannot be for now: %s", a.Blocked))
 	}
+}
+
+// isNotice reports whether a message comes from the envelope sender of a notice. It
+// is never sealed: the notice of that would come here too, for ever. What is refused
+// bounces to that sender, and so the sender of the sealed message is told.
+func (s *session) isNotice(sender policy.Address) bool {
+	_, ok := s.cfg.Vault.IsBounceAddress(sender.String())
+	return ok
+}
+
+func noticeRefused() *smtp.SMTPError {
+	return reply(554, "5.7.1", "A notice about a sealed message can't be sealed itself")
 }
 
 // oneVerdict sees to it that an address that stands twice in the envelope (two

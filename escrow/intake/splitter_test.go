@@ -375,6 +375,26 @@ func TestMarksAndSubjects(t *testing.T) {
 	}
 }
 
+// A notice is never sealed: the notice of that would come here too, for ever.
+func TestANoticeIsNotSealed(t *testing.T) {
+	b := newBed(t, true)
+	b.splitter(policy.None)
+	c := b.dial()
+	c.cmd("LHLO test", "250")
+	c.cmd("MAIL FROM:<postseal-bounce+tok@own.example>", "250")
+	for _, to := range []string{"sealed@x.example", "secure@x.example", "own@own.example"} {
+		c.cmd("RCPT TO:<"+to+">", "250")
+	}
+	c.cmd("DATA", "354")
+	c.send(stuffed(plainText))
+	c.expect("554 5.7.1")
+	c.expect("250")
+	c.expect("250")
+	if len(b.vault.sealed) != 0 {
+		t.Errorf("sealed %+v", b.vault.sealed)
+	}
+}
+
 func TestBouncesOfNotices(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error

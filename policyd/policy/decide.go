@@ -97,6 +97,21 @@ func (in *Input) rules() [6]*Rule {
 	return [6]*Rule{in.Recipient, in.Original, in.Sender, in.Login, in.Content, in.Returns}
 }
 
+// ByOriginal reports whether the address that an alias or a rewriting replaced
+// requires what the recipient, looked up by itself, does not.
+func (in *Input) ByOriginal() bool {
+	if in.Original == nil {
+		return false
+	}
+	alone := AnyChannel
+	for _, r := range []*Rule{in.Recipient, in.Returns} {
+		if r != nil {
+			alone &= r.Requirement.Channels()
+		}
+	}
+	return !alone.In(in.Original.Requirement.Channels())
+}
+
 // Reason says which step of Decide settled the verdict.
 type Reason uint8
 
