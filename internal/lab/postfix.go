@@ -390,7 +390,13 @@ func (p *Postfix) Postsuper(args ...string) error {
 	if _, err := p.run(nil, "postsuper", append([]string{"-c", p.ConfigDir}, args...)...); err != nil {
 		return err
 	}
-	_, err := p.run(nil, "postkick", "-c", p.ConfigDir, "public", "pickup", "W")
+	var err error
+	for range 5 { // pickup may just be closing the pipe that postkick writes to
+		if _, err = p.run(nil, "postkick", "-c", p.ConfigDir, "public", "pickup", "W"); err == nil {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	return err
 }
 
