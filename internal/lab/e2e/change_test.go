@@ -40,7 +40,7 @@ func TestTLSThatVanishes(t *testing.T) {
 			s.probed("tls.example")
 			s.strip("tls.example")
 			m := s.send(to.from, "b@tls.example")
-			s.waits(m, "b@tls.example", "")
+			s.waits(m, "b@tls.example", "had TLS until")
 			s.sealedAs(m, "b@tls.example")
 		})
 		t.Run("is used when it comes back, by "+to.by, func(t *testing.T) {
@@ -49,7 +49,8 @@ func TestTLSThatVanishes(t *testing.T) {
 			s.probed("tls.example")
 			s.strip("tls.example")
 			m := s.send(to.from, "b@tls.example")
-			s.waits(m, "b@tls.example", "")
+			// The fallback has looked itself: for 10 seconds the look before counts.
+			s.waits(m, "b@tls.example", "had TLS until")
 			s.restore("tls.example")
 			s.arrivesByTLS(m, "b@tls.example")
 			s.notSealed("b@tls.example")
