@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/base64"
 	"regexp"
 	"strings"
@@ -16,7 +17,36 @@ var encodedWord = regexp.MustCompile(`=\?([^?\s]*)\?([bBqQ])\?([^?]*)\?=`)
 // not understood here may be one that the recipient sees: words may touch other
 // text, hold spaces or lack padding, a character may be split between two
 // words, and an unknown charset is read as Latin-1.
-func decodeWords(s string) string {
+func decodeWords(s string) string { return decodeWordsBy(s, toUTF8) }
+
+// asciiOfWords is decodeWords with the ASCII of each word alone, whatever its charset:
+// what toUTF8 can't decode, or is told wrongly, still has the ASCII of a pattern in it
+// (ISO-2022, UTF-16, UTF-7).
+func asciiOfWords(s string) string { return decodeWordsBy(s, asciiOf) }
+
+func asciiOf(charset string, b []byte) string {
+	if charset == "utf-7" || charset == "unicode-1-1-utf-7" {
+		b = fromUTF7(b)
+	}
+	return string(bytes.ReplaceAll(b, []byte{0}, nil))
+}
+
+var shifted = regexp.MustCompile(`\+([A-Za-z0-9+/]*)-?`)
+
+// fromUTF7 decodes UTF-7 (RFC 2152) as far as it can; NULs between ASCII remain.
+func fromUTF7(b []byte) []byte {
+	return shifted.ReplaceAllFunc(b, func(m []byte) []byte {
+		in := bytes.TrimSuffix(m[1:], []byte{'-'})
+		if len(in) == 0 {
+			return []byte{'+'}
+		}
+		out := make([]byte, base64.RawStdEncoding.DecodedLen(len(in)))
+		n, _ := base64.RawStdEncoding.Decode(out, in)
+		return out[:n]
+	})
+}
+
+func decodeWordsBy(s string, toUTF8 func(charset string, b []byte) string) string {
 	words := encodedWord.FindAllStringSubmatchIndex(s, -1)
 	if words == nil {
 		return s

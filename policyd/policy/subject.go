@@ -89,10 +89,10 @@ func (s *Subjects) Match(subject string) *Rule {
 		return nil
 	}
 	raw := strings.TrimSpace(unfold(subject))
-	decoded := strings.TrimSpace(decodeWords(raw))
+	decoded, ascii := strings.TrimSpace(decodeWords(raw)), strings.TrimSpace(asciiOfWords(raw))
 	for i := range s.patterns {
 		p := &s.patterns[i]
-		if p.re.MatchString(raw) || p.re.MatchString(decoded) {
+		if p.re.MatchString(raw) || p.re.MatchString(decoded) || p.re.MatchString(ascii) {
 			return p.rule
 		}
 	}
