@@ -3,6 +3,7 @@ package postfix
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -255,7 +256,41 @@ func (c *checker) checkRules() {
 			continue
 		}
 		if own, err := postfixs.Own(c.ctx, d); err == nil && own {
-			c.add(Warn, "own-recipient", "rules", "", "%s: %s is an own domain, whose mail does not leave: the rule counts only where an alias leads out", r, d)
+			c.add(Warn, "own-recipient", "rules", "", "%s: %s is an own domain, whose mail does not leave: the rule counts only where virtual_alias_maps lead out; aliases(5) and .forward do not carry it", r, d)
+		}
+	}
+	if len(c.rules(policy.BySender)) > 0 {
+		c.checkLists()
+	}
+}
+
+// checkLists finds lists of local(8) that have an owner: their mail leaves as a new
+// message of the owner's (aliases(5)), so the rule of who wrote it does not follow, and
+// neither does the safety net, unless the owner has a rule, too.
+func (c *checker) checkLists() {
+	origin, err := c.p.Origin(c.ctx)
+	if err != nil {
+		return // found elsewhere
+	}
+	for _, t := range splitList(c.main["alias_maps"]) {
+		entries, err := c.p.listTable(c.ctx, t)
+		if err != nil {
+			c.add(Warn, "lists-unlisted", inMain("alias_maps"), "cover the addresses owner-NAME@"+origin+" by a sender rule", "the entries of %s can't be listed (%v): mail of a sender with a rule to a list with an owner (owner-NAME) leaves in plaintext", t, err)
+			continue
+		}
+		names := make(map[string]bool)
+		for _, e := range entries {
+			names[strings.ToLower(strings.TrimRight(strings.Trim(e[0], "\""), ":\x00"))] = true
+		}
+		for _, owner := range slices.Sorted(maps.Keys(names)) {
+			list, ok := strings.CutPrefix(owner, "owner-")
+			if !ok || !names[list] {
+				continue
+			}
+			r := c.Rules.Lookup(policy.BySender, policy.Address{Local: owner, Domain: origin}, c.p.now())
+			if r == nil || !r.Requirement.Channels().Required() {
+				c.add(Leak, "list-owner", inMain("alias_maps"), "add a sender rule for "+owner+"@"+origin, "mail to the list %s leaves as mail of %s@%s, whom no rule covers: what is required of the sender who wrote it does not follow", list, owner, origin)
+			}
 		}
 	}
 }

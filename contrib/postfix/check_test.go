@@ -238,6 +238,13 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		{id: "foreign-sender", sev: Warn, change: func(t *testing.T, _ *Instance, o *CheckOptions) {
 			o.Rules = rules(t, sender("doc@elsewhere.example", policy.Encryption))
 		}},
+		{id: "list-owner", sev: Leak, change: func(t *testing.T, p *Instance, o *CheckOptions) {
+			override(t, p, "main.cf", "alias_maps = "+table(t, p, "lists", "list x@y.example\nowner-list boss\n")+"\n")
+			o.Rules = rules(t, sender("doc@clinic.example", policy.Encryption))
+		}},
+		{id: "lists-unlisted", sev: Warn, main: "alias_maps = regexp:{{/x/ y}}\n", change: func(t *testing.T, _ *Instance, o *CheckOptions) {
+			o.Rules = rules(t, sender("doc@clinic.example", policy.Encryption))
+		}},
 		{id: "own-recipient", sev: Warn, change: func(t *testing.T, _ *Instance, o *CheckOptions) {
 			o.Rules = rules(t, recipient("clinic.example", policy.Encryption))
 		}},
@@ -339,5 +346,26 @@ func TestALostTLSRequiredSettingIsALeak(t *testing.T) {
 	c.checkSettings()
 	if f := find(c.found, "tls-required"); f == nil || f.Severity != Leak {
 		t.Errorf("Postfix 3.10 with tls_required_enable = yes: %+v", c.found)
+	}
+}
+
+// A list whose owner has a rule is no leak.
+func TestCheckListOwner(t *testing.T) {
+	p := config(t, "", "")
+	setup(t, p, options(t))
+	override(t, p, "main.cf", "alias_maps = "+table(t, p, "lists", "list x@y.example\nowner-list boss\nowner-nobody x\n")+"\n")
+	age(t, p)
+	origin, err := p.Origin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pattern, want := range map[string]bool{"doc@" + origin: true, origin: false, "owner-list@" + origin: false} {
+		fs, err := p.Check(t.Context(), CheckOptions{Options: options(t), Rules: rules(t, sender(pattern, policy.Encryption))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := find(fs, "list-owner") != nil; got != want {
+			t.Errorf("with a rule for %s: found %v, want %v", pattern, got, want)
+		}
 	}
 }
