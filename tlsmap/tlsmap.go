@@ -240,15 +240,25 @@ func (s *Server) transport(ctx context.Context, key string) (string, error) {
 	if s.cfg.Bounce != nil && s.cfg.Bounce(quoted(key, a)) {
 		return s.splitEncryption, nil
 	}
-	if s.cfg.Pins != nil && s.cfg.Pins.Has(foldedKey(key, a)) {
-		return s.splitEncryption, nil
-	}
+	pinned := s.cfg.Pins != nil && s.cfg.Pins.Has(foldedKey(key, a))
 	question := policy.Question{Recipient: a, SenderUnknown: true}
-	if s.cfg.Engine.Plain(&question) {
+	if !pinned && s.cfg.Engine.Plain(&question) {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
 	defer cancel()
+	if pinned {
+		// A domain that is of this server by now: the splitter would give the message
+		// back, and it would come here again.
+		own, err := s.cfg.Engine.Own.Own(ctx, a.Domain)
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("own domains: %w", err)
+		case own:
+			return "", nil
+		}
+		return s.splitEncryption, nil
+	}
 	d, err := s.cfg.Engine.Decide(ctx, question)
 	if err != nil {
 		return "", err

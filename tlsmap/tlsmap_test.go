@@ -25,7 +25,7 @@ func (p pins) Has(r string) bool {
 
 func TestAnswers(t *testing.T) {
 	s, _ := newServer(t, standardWorld(), func(c *Config) {
-		c.Pins = pins{"pinned@plain.example", `"pin ned"@plain.example`}
+		c.Pins = pins{"pinned@plain.example", `"pin ned"@plain.example`, "pinned@own.example"}
 		c.Bounce = func(a string) bool { return strings.HasPrefix(a, "postseal-bounce+") }
 	})
 	for _, tt := range []struct{ mapName, key, want string }{
@@ -62,6 +62,7 @@ func TestAnswers(t *testing.T) {
 		{MapTransport, "doc@practice.example", "OK securesmtp:"}, // bounces return there
 		{MapTransport, "boss@vault.example", "OK error:5.7.1 recipient rule vault.example (escrow) and sender rule boss@vault.example (tls) exclude each other"},
 		{MapTransport, "pinned@plain.example", toEncryption},
+		{MapTransport, "pinned@own.example", "NOTFOUND"}, // the splitter would give it back, for ever
 		{MapTransport, "PINNED@plain.example", toEncryption},
 		{MapTransport, "pin ned@plain.example", toEncryption},
 		{MapTransport, "postseal-bounce+x.y@clinic.example", toEncryption},

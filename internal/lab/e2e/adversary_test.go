@@ -1,7 +1,9 @@
 package e2e
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/postseal/postseal/internal/lab"
 )
@@ -126,6 +128,64 @@ var adversary = []attack{
 			s.rule("sender add @own.example --require encryption")
 			m := s.send("a@own.example", "b@relayed.example")
 			s.sealed(m, "b@relayed.example")
+		},
+	},
+	{
+		name: "a domain that becomes our own while its recipient is pinned",
+		try: func(s *scene) {
+			// Sealed, the reply lost, and no retry comes.
+			s.Postseal.Kill()
+			s.check(s.Postseal.Start("POSTSEAL_CRASH_AT=after-seal"))
+			s.send("doc@own.example", "b@plain.example")
+			if !s.Postseal.WaitExit(patience) {
+				s.t.Fatal("the program never came to this point")
+			}
+			s.check(s.Postfix.Postsuper("-d", "ALL"))
+			s.check(s.Postfix.AddMainCF("virtual_mailbox_domains", "own.example, plain.example"))
+			s.check(s.Postseal.Start())
+			s.check(s.Postfix.Reload())
+			s.mailbox(s.plain("a@own.example", "b@plain.example"), "b@plain.example")
+		},
+	},
+	{
+		name: "a rule that ends while its mail is queued, and one that is gone before DATA",
+		try: func(s *scene) {
+			s.check(s.Down("tls.example"))
+			s.rule("sender add brief@own.example --require encryption --until " + time.Now().Add(4*time.Second).UTC().Format(time.RFC3339))
+			m := s.send("brief@own.example", "b@tls.example", "c@tls.example")
+			time.Sleep(5 * time.Second)
+			s.check(s.Up("tls.example"))
+			s.strip("tls.example")
+			s.sealed(m, "b@tls.example")
+			s.sealed(m, "c@tls.example")
+			m = s.accepted(s.secret(lab.Message{From: "doc@own.example", To: []string{"b@plain.example", "c@plain.example"}, Between: func() {
+				s.rule("sender remove doc@own.example")
+			}}))
+			s.sealed(m, "b@plain.example")
+			s.sealed(m, "c@plain.example")
+		},
+	},
+	{
+		name: "success DSNs, hold and release",
+		try: func(s *scene) {
+			m := s.accepted(s.secret(lab.Message{From: "doc@own.example", To: []string{"b@plain.example", "b@tls.example"}, FromParams: "RET=FULL ENVID=x",
+				ToParams: map[string]string{"b@plain.example": "NOTIFY=SUCCESS,FAILURE", "b@tls.example": "NOTIFY=SUCCESS,DELAY"}}))
+			s.sealed(m, "b@plain.example")
+			s.arrivesByTLS(m, "b@tls.example")
+			s.check(s.Down("tls.example"))
+			m = s.send("doc@own.example", "c@tls.example")
+			s.waits(m, "c@tls.example", "")
+			s.check(s.Postfix.Postsuper("-h", "ALL"))
+			s.check(s.Postfix.Postsuper("-H", "ALL"))
+			s.check(s.Up("tls.example"))
+			s.strip("tls.example")
+			s.check(s.Postfix.Flush())
+			s.sealed(m, "c@tls.example")
+			for _, dsn := range s.Postfix.Mailbox("doc@own.example") {
+				if strings.Contains(string(dsn), "The text.") {
+					s.t.Errorf("a delivery report carries the text:\n%s", dsn)
+				}
+			}
 		},
 	},
 	{
