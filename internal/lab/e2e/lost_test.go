@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"testing"
+	"time"
 
 	"github.com/postseal/postseal/internal/lab"
+	"github.com/postseal/postseal/internal/lab/fakesmtp"
 )
 
 // TestLostReply is that a message whose sealing Postfix did not learn of is not
@@ -26,4 +28,19 @@ func TestLostReply(t *testing.T) {
 	s.sealed(m, "b@plain.example") // and not delivered too
 	// The next message takes the new road.
 	s.arrivesByTLS(s.send("a@own.example", "c@plain.example"), "c@plain.example")
+}
+
+// TestSlowDestination is that a destination of which nothing is known yet, since it
+// takes its time, gets its mail over TLS and at once: nothing is sealed, and nothing
+// takes the way by the splitter.
+func TestSlowDestination(t *testing.T) {
+	s := newScene(t, lab.Options{
+		Hosts: map[string]lab.Kind{"slow.example": lab.GoodTLS},
+		Rules: []string{"domain add slow.example --require encryption"},
+	})
+	s.host("slow.example").Update(func(b *fakesmtp.Behaviour) { b.BannerDelay = 4 * time.Second })
+	if got := s.arrivesByTLS(s.send("a@own.example", "b@slow.example"), "b@slow.example"); hops(got) != 1 {
+		t.Errorf("taken by Postfix %d times, want once", hops(got))
+	}
+	s.notSealed("b@slow.example")
 }
