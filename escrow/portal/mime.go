@@ -20,6 +20,7 @@ const (
 	maxDepth       = 20
 	maxHeaderBlock = 256 << 10 // bytes, of each part
 	maxBoundary    = 256       // bytes; RFC 2046 has 70
+	maxField       = 16 << 10  // bytes, of a field with parameters
 )
 
 // leaf is a part that has content of its own.
@@ -325,6 +326,7 @@ func contentType(field, otherwise string) (value string, params map[string]strin
 	if strings.TrimSpace(field) == "" {
 		return otherwise, map[string]string{}
 	}
+	field = field[:min(len(field), maxField)]
 	value, params, err := mime.ParseMediaType(field)
 	if err != nil && params == nil {
 		value, params = looseParams(field)

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/microcosm-cc/bluemonday"
@@ -124,12 +125,36 @@ func (s *sanitizer) document(c *content) (out string, err error) {
 			}
 		}
 		for _, h := range block.html {
-			inline(&b, s.policy.Sanitize(h), c.images, &images)
+			inline(&b, s.policy.Sanitize(withoutLongStyles(h)), c.images, &images)
 		}
 		b.WriteString("</div>\n")
 	}
 	b.WriteString("</body></html>\n")
 	return b.String(), nil
+}
+
+// maxStyle is the length of a style attribute that is looked at, in bytes. What
+// parses them takes time by the square of their length.
+const maxStyle = 2 << 10
+
+// withoutLongStyles drops style attributes that are too long.
+func withoutLongStyles(s string) string {
+	var out strings.Builder
+	z := html.NewTokenizer(strings.NewReader(s))
+	for {
+		tt := z.Next()
+		if tt == html.ErrorToken {
+			return out.String()
+		}
+		raw := z.Raw()
+		if tt != html.StartTagToken && tt != html.SelfClosingTagToken || len(raw) <= maxStyle {
+			out.Write(raw)
+			continue
+		}
+		t := z.Token()
+		t.Attr = slices.DeleteFunc(t.Attr, func(a html.Attribute) bool { return a.Key == "style" && len(a.Val) > maxStyle })
+		out.WriteString(t.String())
+	}
 }
 
 // inline writes sanitised HTML, with what its images name by cid: (RFC 2392) in
