@@ -50,9 +50,22 @@ func (p *portal) message(w http.ResponseWriter, r *http.Request, v *visit, s *es
 	if r.Method == http.MethodHead {
 		return headOnly(w, "text/html; charset=utf-8")
 	}
-	c, err := p.scan(r.Context(), v, s)
+	doc, err := p.messagePage(r, v, s)
 	if err != nil {
 		return err
+	}
+	return send(w, r, http.StatusOK, doc)
+}
+
+func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]byte, error) {
+	leave, err := p.render(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	c, err := p.scan(r.Context(), v, s)
+	if err != nil {
+		return nil, err
 	}
 	view := messageView{
 		Self: v.self, Item: v.ItemID, Expires: date(v.Expires), ExpiresIn: in(v.Expires, p.now()), Size: v.Size,
@@ -81,7 +94,7 @@ func (p *portal) message(w http.ResponseWriter, r *http.Request, v *visit, s *es
 	if !view.HTML {
 		view.Text = segments(c.text())
 	}
-	return p.pages.write(w, r, http.StatusOK, "message", view)
+	return p.pages.render("message", view)
 }
 
 // html is the document of the frame, made harmless. It may also be opened by
@@ -94,18 +107,24 @@ func (p *portal) html(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 	if r.Method == http.MethodHead {
 		return headOnly(w, "text/html; charset=utf-8")
 	}
-	c, err := p.scan(r.Context(), v, s)
+	doc, err := p.frame(r.Context(), v, s)
 	if err != nil {
 		return err
 	}
-	doc, err := p.sanitizer.document(c)
+	return send(w, r, http.StatusOK, []byte(doc))
+}
+
+func (p *portal) frame(ctx context.Context, v *visit, s *escrow.Session) (string, error) {
+	leave, err := p.render(ctx)
 	if err != nil {
-		return err
+		return "", err
 	}
-	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Length", strconv.Itoa(len(doc)))
-	_, err = io.WriteString(w, doc)
-	return err
+	defer leave()
+	c, err := p.scan(ctx, v, s)
+	if err != nil {
+		return "", err
+	}
+	return p.sanitizer.document(c)
 }
 
 // part downloads one part of the message, decoded, as it streams.
@@ -175,14 +194,19 @@ func headOnly(w http.ResponseWriter, mediaType string) error {
 	return nil
 }
 
-// scan opens the message and takes it apart; few at a time.
-func (p *portal) scan(ctx context.Context, v *visit, s *escrow.Session) (*content, error) {
+// render waits for a place to take a message apart and make a page of it: few do
+// so at a time. The page is sent without it, since the other end may be slow.
+func (p *portal) render(ctx context.Context) (leave func(), err error) {
 	select {
 	case p.rendering <- struct{}{}:
-		defer func() { <-p.rendering }()
+		return func() { <-p.rendering }, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// scan opens the message and takes it apart.
+func (p *portal) scan(ctx context.Context, v *visit, s *escrow.Session) (*content, error) {
 	body, err := p.vault.Open(ctx, v.Pickup, s)
 	if err != nil {
 		return nil, opening(err)

@@ -72,21 +72,34 @@ func newPages(host, support string) (*pages, error) {
 
 // write renders a page, whole, before the status is sent.
 func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name string, view any) error {
-	var b bytes.Buffer
-	if err := p.templates[name].Execute(&b, page{p.host, p.support, view}); err != nil {
+	doc, err := p.render(name, view)
+	if err != nil {
 		if name == "trouble" {
 			http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
 			return nil
 		}
-		return fmt.Errorf("page %s: %w", name, err)
+		return err
 	}
+	return send(w, r, status, doc)
+}
+
+func (p *pages) render(name string, view any) ([]byte, error) {
+	var b bytes.Buffer
+	if err := p.templates[name].Execute(&b, page{p.host, p.support, view}); err != nil {
+		return nil, fmt.Errorf("page %s: %w", name, err)
+	}
+	return b.Bytes(), nil
+}
+
+// send answers with an HTML document.
+func send(w http.ResponseWriter, r *http.Request, status int, doc []byte) error {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
 	w.WriteHeader(status)
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	_, err := w.Write(b.Bytes())
+	_, err := w.Write(doc)
 	return err
 }
 

@@ -155,10 +155,8 @@ const sentLifetime = 30 * time.Minute
 // landing is where the link leads. It changes nothing. A device that is verified
 // goes on to the message.
 func (p *portal) landing(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if v.token != "" {
-		if _, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token); err == nil {
-			return see(w, v.self+"/message")
-		}
+	if p.isVerified(r, v) {
+		return see(w, v.self+"/message")
 	}
 	view := p.landingView(r, v)
 	view.NoCookies = r.URL.RawQuery == "cookies"
@@ -166,11 +164,24 @@ func (p *portal) landing(w http.ResponseWriter, r *http.Request, v *visit) error
 	return p.pages.write(w, r, http.StatusOK, "landing", view)
 }
 
+// isVerified reports whether the device is. Then no form costs it anything, nor is
+// it locked: it may have been left open in another tab.
+func (p *portal) isVerified(r *http.Request, v *visit) bool {
+	if v.token == "" {
+		return false
+	}
+	_, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
+	return err == nil
+}
+
 // sendCode mails a code. Who presses the button often, or for others, reaches the
 // vault's limit, and no more.
 func (p *portal) sendCode(w http.ResponseWriter, r *http.Request, v *visit) error {
 	if v.Verify == escrow.VerifyPassphrase {
 		return see(w, v.self) // a page from before the rule was changed
+	}
+	if p.isVerified(r, v) {
+		return see(w, v.self+"/message")
 	}
 	err := p.vault.SendCode(r.Context(), v.Pickup, p.client(r))
 	var locked *escrow.LockedError
@@ -201,6 +212,9 @@ func (p *portal) retryAfter(w http.ResponseWriter, until time.Time) {
 func (p *portal) verify(w http.ResponseWriter, r *http.Request, v *visit) error {
 	if err := form(w, r); err != nil {
 		return err
+	}
+	if p.isVerified(r, v) {
+		return see(w, v.self+"/message")
 	}
 	view := p.landingView(r, v)
 	answer := r.PostForm.Get("answer")
@@ -247,13 +261,18 @@ func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return see(w, v.self+"?closed")
 }
 
-// verified calls h with the session of a verified device; any other goes to the
-// landing page.
-func (p *portal) verified(h func(http.ResponseWriter, *http.Request, *visit, *escrow.Session) error) func(http.ResponseWriter, *http.Request, *visit) error {
+// verified calls h with the session of a verified device, once there is a place at
+// the gate; any other goes to the landing page.
+func (p *portal) verified(at *gate, h func(http.ResponseWriter, *http.Request, *visit, *escrow.Session) error) func(http.ResponseWriter, *http.Request, *visit) error {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) error {
 		session, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
 		switch {
 		case err == nil:
+			leave, err := at.enter(r.Context(), v.ItemID+v.suffix)
+			if err != nil {
+				return err
+			}
+			defer leave()
 			return h(w, r, v, session)
 		case !errors.Is(err, escrow.ErrUnknown):
 			return err

@@ -78,7 +78,10 @@ type portal struct {
 	// rendering bounds how many messages are taken apart at a time: each may take
 	// some ten megabytes.
 	rendering chan struct{}
-	requests  *prometheus.CounterVec
+	// What is sent to one recipient at a time, each kind for itself: a page or
+	// download that the other end is slow to take needs memory meanwhile.
+	reading, downloading *gate
+	requests             *prometheus.CounterVec
 }
 
 // parallelRendering is how many messages are taken apart at a time.
@@ -103,6 +106,7 @@ func New(c Config) (http.Handler, error) {
 		now:       c.Now,
 		rendering: make(chan struct{}, parallelRendering),
 		sanitizer: newSanitizer(),
+		reading:   newGate(), downloading: newGate(),
 	}
 	p.origin = b.Scheme + "://" + p.host
 	if p.proxies == nil {
@@ -147,10 +151,10 @@ func (p *portal) routes() http.Handler {
 	handle("POST "+p.base+m+"/code", m+"/code", p.pickup(p.sendCode))
 	handle("POST "+p.base+m+"/verify", m+"/verify", p.pickup(p.verify))
 	handle("POST "+p.base+m+"/leave", m+"/leave", p.pickup(p.leave))
-	handle("GET "+p.base+m+"/message", m+"/message", p.pickup(p.verified(p.message)))
-	handle("GET "+p.base+m+"/html", m+"/html", p.pickup(p.verified(p.html)))
-	handle("GET "+p.base+m+"/part/{n}", m+"/part/{n}", p.pickup(p.verified(p.part)))
-	handle("GET "+p.base+m+"/raw", m+"/raw", p.pickup(p.verified(p.raw)))
+	handle("GET "+p.base+m+"/message", m+"/message", p.pickup(p.verified(p.reading, p.message)))
+	handle("GET "+p.base+m+"/html", m+"/html", p.pickup(p.verified(p.reading, p.html)))
+	handle("GET "+p.base+m+"/part/{n}", m+"/part/{n}", p.pickup(p.verified(p.downloading, p.part)))
+	handle("GET "+p.base+m+"/raw", m+"/raw", p.pickup(p.verified(p.downloading, p.raw)))
 	handle("GET "+p.base+"/favicon.ico", "/favicon.ico", p.favicon)
 	handle("GET /robots.txt", "/robots.txt", p.robots)
 	handle("/", "other", func(http.ResponseWriter, *http.Request) error { return escrow.ErrUnknown })

@@ -267,7 +267,7 @@ func TestHeaders(t *testing.T) {
 		a := s.do("GET", path, nil, cookie)
 		h := a.Header
 		for k, want := range map[string]string{
-			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Strict-Transport-Security": "max-age=31536000",
+			"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "X-DNS-Prefetch-Control": "off", "Strict-Transport-Security": "max-age=31536000",
 			"Cross-Origin-Resource-Policy": "same-origin", "X-Robots-Tag": "noindex, nofollow, noarchive",
 		} {
 			if h.Get(k) != want {

@@ -30,7 +30,8 @@ var (
 // limit on the whole download.
 const writeTimeout = 2 * time.Minute
 
-// readTimeout is how long a form may take to arrive.
+// readTimeout is how long the body of a request may take to arrive, whether or not
+// it is read: what a handler leaves of it, net/http reads before it sends the answer.
 const readTimeout = 30 * time.Second
 
 // maxForm is the size of a form, in bytes: a passphrase of 1 KiB, escaped.
@@ -45,6 +46,9 @@ func (p *portal) guard(route string, h handler) http.Handler {
 		markServed(r.Context())
 		w := &response{ResponseWriter: rw, control: http.NewResponseController(rw)}
 		w.extend()
+		if r.Body != nil && r.Body != http.NoBody {
+			w.control.SetReadDeadline(time.Now().Add(readTimeout))
+		}
 		req := &request{}
 		r = r.WithContext(context.WithValue(r.Context(), requestKey{}, req))
 		defer func() {
@@ -140,6 +144,7 @@ func (p *portal) secureHeaders(h http.Header) {
 	h.Set("Permissions-Policy", "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=(), browsing-topics=()")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("X-DNS-Prefetch-Control", "off") // the names of links would tell that the message is read
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("X-Robots-Tag", "noindex, nofollow, noarchive")
 	if p.secure {
@@ -258,14 +263,12 @@ func parseForwarded(s string) netip.Addr {
 
 // form reads the fields of a small form.
 func form(w http.ResponseWriter, r *http.Request) error {
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(readTimeout))
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 	if err := r.ParseForm(); err != nil {
 		return errBadForm // its text may quote the form
 	}
 	// Else the reader that waits for the next request would end this one's context.
-	control.SetReadDeadline(time.Time{})
+	http.NewResponseController(w).SetReadDeadline(time.Time{})
 	return nil
 }
 
