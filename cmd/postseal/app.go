@@ -73,7 +73,7 @@ func verb(name, args, usage string, flags []cli.Flag, action cli.ActionFunc) *cl
 	return &cli.Command{
 		Name: name, Usage: usage, ArgsUsage: args, Flags: flags, Action: action, HideHelpCommand: true,
 		OnUsageError: func(c *cli.Context, err error, _ bool) error {
-			return fmt.Errorf("%s: %w; see postseal %s --help", c.Command.FullName(), err, c.Command.FullName())
+			return fmt.Errorf("%s: %w; see postseal %s --help", commandName(c), err, commandName(c))
 		},
 	}
 }

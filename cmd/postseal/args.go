@@ -111,6 +111,11 @@ func flagValues(flags []cli.Flag) map[string]bool {
 	return m
 }
 
+// commandName returns the command as it is typed, without the program's name.
+func commandName(c *cli.Context) string {
+	return strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ")
+}
+
 // wantArgs checks the number of arguments left over by the flags; max < 0 is
 // any number.
 func wantArgs(c *cli.Context, least, most int, what string) error {
@@ -118,7 +123,7 @@ func wantArgs(c *cli.Context, least, most int, what string) error {
 	if n >= least && (most < 0 || n <= most) {
 		return nil
 	}
-	name := c.Command.FullName()
+	name := commandName(c)
 	if n < least {
 		return fmt.Errorf("%s: want %s; see postseal %s --help", name, what, name)
 	}

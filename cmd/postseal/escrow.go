@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"text/tabwriter"
@@ -96,6 +97,9 @@ func showEscrow(c *cli.Context) error {
 	}
 	defer db.Close()
 	all, err := vault.Show(c.Context, c.Args().First())
+	if errors.Is(err, escrow.ErrUnknown) {
+		return fmt.Errorf("there is no message %q; see postseal escrow list", c.Args().First())
+	}
 	if err != nil {
 		return err
 	}
@@ -134,7 +138,15 @@ func changeEscrow(c *cli.Context, do func(*escrow.Vault, context.Context, string
 		return err
 	}
 	defer db.Close()
-	if err := do(vault, c.Context, c.Args().First(), c.String("recipient")); err != nil {
+	err = do(vault, c.Context, c.Args().First(), c.String("recipient"))
+	if errors.Is(err, escrow.ErrUnknown) {
+		what := fmt.Sprintf("message %q", c.Args().First())
+		if to := c.String("recipient"); to != "" {
+			what += " for " + to
+		}
+		return fmt.Errorf("there is no %s that could still be read; see postseal escrow list", what)
+	}
+	if err != nil {
 		return err
 	}
 	fmt.Fprintln(c.App.Writer, done)

@@ -72,6 +72,9 @@ func showRecipient(c *cli.Context) error {
 	}
 	defer db.Close()
 	r, err := vault.Recipient(c.Context, c.Args().First())
+	if errors.Is(err, escrow.ErrUnknown) {
+		return fmt.Errorf("nothing is set for %s", c.Args().First())
+	}
 	if err != nil {
 		return err
 	}

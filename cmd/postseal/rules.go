@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -95,6 +96,9 @@ func rulePattern(c *cli.Context, scope policy.Scope) (policy.Scope, string, erro
 	return scope, p, err
 }
 
+// ruleFlags are the flags that say something of a rule.
+var ruleFlags = []string{"require", "verify", "mode", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop"}
+
 func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 	scope, pattern, err := rulePattern(c, scope)
 	if err != nil {
@@ -115,6 +119,9 @@ func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 		r = &copied
 	} else if !c.IsSet("require") {
 		return errors.New("name a requirement: --require none, tls, encryption or escrow")
+	}
+	if set && !slices.ContainsFunc(ruleFlags, c.IsSet) {
+		return errors.New("nothing to change: name what, such as --require or --note")
 	}
 	if err := applyFlags(c, r); err != nil {
 		return err
@@ -437,6 +444,9 @@ func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
 		}
 		line, _ := r.FieldPos(0)
 		if first && rec[0] == "pattern" {
+			if err := checkColumns(rec); err != nil {
+				return nil, fmt.Errorf("line %d: %w", line, err)
+			}
 			columns = rec
 			continue
 		}
@@ -465,6 +475,20 @@ func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
 		return nil, errors.New("the file holds no rules")
 	}
 	return rules, nil
+}
+
+// checkColumns reads a header line. A name that is not known would drop a field
+// and make the rule another than is meant.
+func checkColumns(header []string) error {
+	for i, name := range header {
+		if !slices.Contains(csvColumns, name) {
+			return fmt.Errorf("unknown column %.80q: want some of %s", name, strings.Join(csvColumns, ","))
+		}
+		if slices.Contains(header[:i], name) {
+			return fmt.Errorf("column %s stands there twice", name)
+		}
+	}
+	return nil
 }
 
 func csvRule(rec, columns []string, scope policy.Scope) (*policy.Rule, error) {
@@ -505,7 +529,13 @@ func csvRule(rec, columns []string, scope policy.Scope) (*policy.Rule, error) {
 	}
 	r.Note, r.Nexthop, r.Verify, r.Mode = field["note"], field["nexthop"], field["verify"], field["mode"]
 	r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername = field["protocols"], field["ciphers"], field["servername"]
-	r.Weaken = field["weaken"] == "yes"
+	switch field["weaken"] {
+	case "", "no":
+	case "yes":
+		r.Weaken = true
+	default:
+		return nil, fmt.Errorf("weaken %.80q: want yes, or no", field["weaken"])
+	}
 	return r, r.Validate()
 }
 

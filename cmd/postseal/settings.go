@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"net/mail"
 	"net/netip"
 	"net/url"
 	"os"
@@ -17,6 +18,8 @@ import (
 
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
+
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 // defaultConfig is read where it exists and --config does not name another.
@@ -60,19 +63,19 @@ func settings() []setting {
 		{name: "reinject-forced", usage: "Postfix smtpd that takes mail back: forced TLS", value: "127.0.0.1:8654", check: checkTCP},
 		{name: "notice-relay", usage: "Postfix smtpd that takes notices", value: "127.0.0.1:8653", check: checkTCP},
 		{name: "resolver", usage: "DNS resolver, `HOST:PORT` (default: /etc/resolv.conf)", many: true, check: checkTCP},
-		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true},
-		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true},
+		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true, check: checkOwnDomain},
+		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true, check: checkSubject},
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
-		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkDuration},
+		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
 		{name: "max-message-size", usage: "largest message taken, in bytes or with K, M, G", value: "100M", check: checkSize},
 		{name: "tls-floor", usage: "least TLS version that counts as TLS", value: "1.2", check: checkOneOf("1.0", "1.1", "1.2", "1.3")},
 		{name: "map-dir", usage: "keep map files in this directory current, and reload Postfix"},
 		{name: "map-type", usage: "type of the map files", value: "texthash", check: checkOneOf("texthash", "lmdb", "cdb", "hash")},
 		{name: "map-reload", usage: "command that makes Postfix read the map files anew, words parted by spaces; it wants root's rights (default: postfix reload)"},
 		{name: "forced-unreachable", usage: "forced TLS to a destination known to be without: queue, defer or reject", value: "queue", check: checkOneOf("queue", "defer", "reject")},
-		{name: "notice-from", usage: "sender of notices, an address of an own domain (default: postseal@ Postfix's mydomain)"},
+		{name: "notice-from", usage: "sender of notices, an address of an own domain (default: postseal@ Postfix's mydomain)", check: checkMailbox},
 		{name: "postfix-config-dir", usage: "configuration directory of the Postfix at our side", value: "/etc/postfix"},
-		{name: "recipient-delimiter", usage: "Postfix's recipient_delimiter (default: asked of Postfix)"},
+		{name: "recipient-delimiter", usage: "Postfix's recipient_delimiter (default: asked of Postfix)", check: checkDelimiter},
 		{name: "spool-dir", usage: "where messages wait, encrypted, while they are read (default: beside the database)"},
 		{name: "tls-roots", usage: "certificate authorities for checking destinations (PEM; default: the system's)"},
 		{name: "log-format", usage: "text or json", value: "text", check: checkOneOf("text", "json")},
@@ -291,7 +294,17 @@ func parseSize(s string) (int64, error) {
 }
 
 func checkDuration(s string) error { _, err := parseDuration(s); return err }
-func checkSize(s string) error     { _, err := parseSize(s); return err }
+
+// checkLifetime refuses nothing, which would end a message while it is sealed.
+func checkLifetime(s string) error {
+	d, err := parseDuration(s)
+	if err == nil && d < time.Second {
+		err = fmt.Errorf("%q: want at least a second", s)
+	}
+	return err
+}
+
+func checkSize(s string) error { _, err := parseSize(s); return err }
 
 func checkOneOf(words ...string) func(string) error {
 	return func(s string) error {
@@ -329,6 +342,43 @@ func checkListen(s string) error {
 	}
 	if err := checkTCP(s); err != nil {
 		return fmt.Errorf("%q: want HOST:PORT or unix:PATH", s)
+	}
+	return nil
+}
+
+func checkOwnDomain(s string) error {
+	p, err := policy.CanonicalPattern(policy.ByRecipient, s)
+	if err != nil {
+		return err
+	}
+	if p == "*" || strings.HasPrefix(p, ".") || strings.Contains(p, "@") {
+		return fmt.Errorf("%q: want a domain, each one by itself", s)
+	}
+	return nil
+}
+
+func checkSubject(s string) error {
+	_, err := policy.ParseSubjects([]string{s})
+	return err
+}
+
+func checkMailbox(s string) error {
+	if s == "" {
+		return nil
+	}
+	a, err := mail.ParseAddress(s)
+	if err != nil || !strings.Contains(a.Address, "@") {
+		return fmt.Errorf("%q: want ADDRESS or NAME <ADDRESS>", s)
+	}
+	return nil
+}
+
+// checkDelimiter wants characters that part a local part from its extension.
+func checkDelimiter(s string) error {
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r >= 127 || r == '@' || '0' <= r && r <= '9' || 'a' <= r|0x20 && r|0x20 <= 'z'
+	}) {
+		return fmt.Errorf("%q: want punctuation such as + or +-", s)
 	}
 	return nil
 }

@@ -121,7 +121,10 @@ func checkDomain(d string) error {
 		return fmt.Errorf("%q is not an address literal: want [192.0.2.1] or [IPv6:2001:db8::1]", d)
 	}
 	if len(d) > 253 || !isDomainName(d) {
-		return fmt.Errorf("%q is not a domain name", d)
+		return fmt.Errorf("%.300q is not a domain name", d)
+	}
+	if net.ParseIP(d) != nil {
+		return fmt.Errorf("%q is an address: write [%s]", d, d)
 	}
 	for l := range strings.SplitSeq(d, ".") {
 		if len(l) > 63 {
@@ -174,9 +177,12 @@ func canonicalPattern(scope Scope, typed string) (string, error) {
 	case p == "*", p == "<>" && scope == BySender, scope == ByContent:
 		return p, nil
 	case strings.ContainsAny(p, "\t\r\n\x00"), !utf8.ValidString(p), len(p) > 512:
-		return "", fmt.Errorf("%q: control characters, not UTF-8 or too long", p)
+		return "", fmt.Errorf("%.80q: control characters, not UTF-8 or too long", p)
 	case scope == ByLogin:
 		return strings.ToLower(p), nil
+	}
+	if strings.Contains(p, "*") {
+		return "", fmt.Errorf("%q: a pattern has no wildcard but a lone *: for a whole domain write its name, for its subdomains a leading dot", p)
 	}
 	at := lastAt(p)
 	if at < 0 && scope == BySender && !strings.HasPrefix(p, ".") {
@@ -251,11 +257,41 @@ func (r *Rule) Validate() error {
 			return errors.New("--nexthop belongs to a recipient rule (postseal domain)")
 		case r.Requirement == None || r.Requirement == EscrowOnly:
 			return errors.New("--nexthop goes with --require tls or encryption; for other mail use transport_maps")
-		case !hostPort.MatchString(r.Nexthop):
-			return fmt.Errorf("next-hop %q: want DOMAIN, [HOST] or [HOST]:PORT", r.Nexthop)
+		default:
+			if err := checkNexthop(r.Nexthop); err != nil {
+				return err
+			}
 		}
 	}
 	return r.validateTLS()
+}
+
+// checkNexthop refuses what Postfix could never reach, since mail would wait
+// there until it bounces.
+func checkNexthop(hop string) error {
+	m := hostPort.FindStringSubmatch(hop)
+	if m == nil {
+		return fmt.Errorf("next-hop %q: want DOMAIN, [HOST] or [HOST]:PORT", hop)
+	}
+	if net.ParseIP(m[1]) != nil {
+		return fmt.Errorf("next-hop %q: write an address in brackets: [%s]%s", hop, m[1], m[2])
+	}
+	if in, ok := strings.CutPrefix(m[1], "["); ok && strings.Contains(in, ":") {
+		in = strings.TrimSuffix(in, "]")
+		if len(in) > 5 && strings.EqualFold(in[:5], "ipv6:") {
+			in = in[5:]
+		}
+		if net.ParseIP(in) == nil {
+			return fmt.Errorf("next-hop %q: %q is no IPv6 address", hop, in)
+		}
+	}
+	if m[2] == "" {
+		return nil
+	}
+	if n, err := net.LookupPort("tcp", m[2][1:]); err != nil || n == 0 {
+		return fmt.Errorf("next-hop %q: %q is no port", hop, m[2][1:])
+	}
+	return nil
 }
 
 func (r *Rule) typed() string {
