@@ -22,7 +22,11 @@ func listen(addr string) (net.Listener, error) {
 		}
 		return ln, err
 	}
-	if fi, err := os.Lstat(path); err == nil && fi.Mode()&fs.ModeSocket != 0 {
+	fi, err := os.Lstat(path)
+	if err == nil && fi.Mode()&fs.ModeSocket == 0 {
+		return nil, fmt.Errorf("listen on %s: something that is no socket is there; name another path, or move it away", addr)
+	}
+	if err == nil {
 		if conn, err := net.Dial("unix", path); err == nil {
 			conn.Close()
 			return nil, fmt.Errorf("listen on %s: the socket is in use; is postseal running already?", addr)
@@ -32,6 +36,12 @@ func listen(addr string) (net.Listener, error) {
 		}
 	}
 	ln, err := net.Listen("unix", path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listen on %s: its directory does not exist: create it, open to Postfix's user", addr)
+	}
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, fmt.Errorf("listen on %s: the path is too long for a socket: want less than 108 bytes", addr)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -39,11 +41,15 @@ func postfixCommand() *cli.Command {
 	)
 }
 
-func postfixInstance(c *cli.Context, cfg *config) *postfix.Instance {
-	if d := c.String("config-dir"); d != "" {
-		return &postfix.Instance{ConfigDir: d}
+func postfixInstance(c *cli.Context, cfg *config) (*postfix.Instance, error) {
+	dir := c.String("config-dir")
+	if dir == "" {
+		dir = cfg.str("postfix-config-dir")
 	}
-	return &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	if _, err := os.Stat(filepath.Join(dir, "main.cf")); err != nil {
+		return nil, fmt.Errorf("no configuration of a Postfix in %s, name its directory by --config-dir: %w", dir, err)
+	}
+	return &postfix.Instance{ConfigDir: dir}, nil
 }
 
 // postfixOptions translates our settings into what Postfix's configuration says.
@@ -94,7 +100,10 @@ func setupPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := postfixInstance(c, cfg)
+	p, err := postfixInstance(c, cfg)
+	if err != nil {
+		return err
+	}
 	o, err := postfixOptions(c.Context, c, cfg, p)
 	if err != nil {
 		return err
@@ -118,7 +127,11 @@ func undoPostfix(c *cli.Context) error {
 	}
 	// Every queued message counts as required: what a login or a subject
 	// required can't be told from the queue.
-	return postfixInstance(c, cfg).Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), DryRun: c.Bool("dry-run"), Out: c.App.Writer})
+	p, err := postfixInstance(c, cfg)
+	if err != nil {
+		return err
+	}
+	return p.Undo(c.Context, postfix.UndoOptions{Hold: c.Bool("hold"), DryRun: c.Bool("dry-run"), Out: c.App.Writer})
 }
 
 // errFindings makes check exit 1 after it has printed what it found.
@@ -132,7 +145,10 @@ func checkPostfix(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	p := postfixInstance(c, cfg)
+	p, err := postfixInstance(c, cfg)
+	if err != nil {
+		return err
+	}
 	o, err := postfixOptions(c.Context, c, cfg, p)
 	if err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
@@ -235,7 +236,10 @@ type parts struct {
 
 func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins) (*parts, error) {
 	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter)}
-	var err error
+	err := errors.Join(writableDir("spool-dir", cfg.spoolDir()), writableDir("map-dir", cfg.str("map-dir")))
+	if err != nil {
+		return nil, err
+	}
 	p.policy, err = policyd.New(policyd.Config{
 		Engine: engine, Splitter: splitter(cfg), AddsRecipients: s.addsRecipients,
 		ForcedUnreachable: cfg.str("forced-unreachable"), Origin: s.origin, Canonical: s.canonical(), Aliased: s.aliased(),
@@ -299,6 +303,18 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		}
 	}
 	return p, portal.CheckListen(cfg.str("portal-listen"), cert != "")
+}
+
+// writableDir checks at the start what would else show as mail that waits.
+func writableDir(setting, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(dir, ".postseal-*")
+	if err != nil {
+		return fmt.Errorf("%s %s: want a directory that the user of postseal serve can write to: %w", setting, dir, err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // reloadCommand makes Postfix read the map files anew.

@@ -71,6 +71,14 @@ func TestBadSettings(t *testing.T) {
 		{"the fallback on a socket", []string{"--fallback-listen", "unix:/x"}, "want HOST:PORT"},
 		{"an unknown word", []string{"--forced-unreachable", "drop"}, "want queue, defer, reject"},
 		{"a database", []string{"--db", "mysql:x"}, "want sqlite:PATH"},
+		{"an own domain", []string{"--own-domain", "a b"}, "is not a domain name"},
+		{"all domains as own", []string{"--own-domain", "*"}, "want a domain"},
+		{"a subject", []string{"--secure-subject", "/(/"}, "secure-subject (from flag"},
+		{"a sender of notices", []string{"--notice-from", "nobody"}, "want ADDRESS or NAME <ADDRESS>"},
+		{"no lifetime", []string{"--message-lifetime", "0"}, "at least a second"},
+		{"a delimiter", []string{"--recipient-delimiter", "a"}, "want punctuation"},
+		{"a resolver", []string{"--resolver", "8.8.8.8"}, "want HOST:PORT"},
+		{"a proxy", []string{"--portal-proxy", "here"}, "want an address or a network"},
 		{"a portal address", []string{"--portal-url", "portal.example"}, "want https://"},
 	}
 	for _, tt := range tests {

@@ -85,7 +85,7 @@ func (o *Options) validate() error {
 		{"LMTP", o.Splitter.Decide}, {"LMTP", o.Splitter.Encryption}, {"LMTP", o.Splitter.Forced}, {"LMTP", o.Splitter.Escrow},
 	} {
 		if !endpoint.MatchString(e.value) {
-			return fmt.Errorf("%s listener %q: want inet:HOST:PORT or unix:PATH", e.name, e.value)
+			return fmt.Errorf("%s listener %q: want inet:HOST:PORT, the host by name or IPv4, or unix:PATH", e.name, e.value)
 		}
 	}
 	if !regexp.MustCompile(`^\[[0-9a-fA-F.:]+\]:[0-9]+$`).MatchString(o.Fallback) {

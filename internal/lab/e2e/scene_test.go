@@ -3,7 +3,7 @@
 // over TLS.
 //
 // Every scene ends with the one promise: nothing that must be encrypted was seen
-// in plaintext anywhere. Each test is named by what it holds; docs/develop.md
+// in plaintext anywhere. Each test is named by what it holds; docs/guards.md
 // lists the guard that was taken away to see it fail.
 package e2e
 
