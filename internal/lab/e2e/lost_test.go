@@ -38,7 +38,7 @@ func TestSlowDestination(t *testing.T) {
 		Hosts: map[string]lab.Kind{"slow.example": lab.GoodTLS},
 		Rules: []string{"domain add slow.example --require encryption"},
 	})
-	s.host("slow.example").Update(func(b *fakesmtp.Behaviour) { b.BannerDelay = 4 * time.Second })
+	s.host("slow.example").Update(func(b *fakesmtp.Behaviour) { b.BannerDelay = time.Second })
 	if got := s.arrivesByTLS(s.send("a@own.example", "b@slow.example"), "b@slow.example"); hops(got) != 1 {
 		t.Errorf("taken by Postfix %d times, want once", hops(got))
 	}

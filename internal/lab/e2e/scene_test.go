@@ -209,7 +209,7 @@ func (s *scene) waits(m mail, to, reason string) {
 	// While it is tried the queue shows no reason.
 	var why string
 	var queued bool
-	if !lab.Poll(10*time.Second, func() bool {
+	if !lab.Poll(patience, func() bool {
 		why, queued = s.Postfix.QueuedFor(to)
 		return queued && why != "" && strings.Contains(why, reason)
 	}) {

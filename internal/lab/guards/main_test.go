@@ -135,6 +135,9 @@ func TestDocs(t *testing.T) {
 		}
 	}
 	for _, g := range table(t) {
+		if !rows[g.row()] {
+			t.Errorf("docs/guards.md lacks this row (go run ./internal/lab/guards -rows prints them all):\n%s", g.row())
+		}
 		delete(rows, g.row())
 	}
 	delete(rows, "| guard | what its removal does | test that then fails |")
