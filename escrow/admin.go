@@ -99,7 +99,8 @@ func (v *Vault) Retract(ctx context.Context, id, recipient string) error {
 
 // Resend mails a recipient a new link. The old link is dead from then on, and so
 // are its devices and codes; the time of expiry stays. A passphrase is the one
-// that is set now. ErrNotRecoverable where the message was sealed without a way
+// that is set now, and is needed too where it was set only after the message was
+// sealed. ErrNotRecoverable where the message was sealed without a way
 // back or is over, ErrUnknown where there is none; recipient may be "" where
 // there is one only.
 func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
@@ -121,19 +122,22 @@ func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 	if err != nil {
 		return fmt.Errorf("resend: %w", err)
 	}
-	var setting *StoredRecipient
-	if s.Verify == VerifyPassphrase {
-		list, err := v.store.Recipients(ctx, []string{s.Folded})
-		if err != nil {
-			return fmt.Errorf("resend: %w", err)
-		}
+	list, err := v.store.Recipients(ctx, []string{s.Folded})
+	if err != nil {
+		return fmt.Errorf("resend: %w", err)
+	}
+	verify, setting := s.Verify, (*StoredRecipient)(nil)
+	if len(list) > 0 && list[0].Verify == VerifyPassphrase {
+		verify = VerifyPassphrase // never the other way: the rule may have demanded it
+	}
+	if verify == VerifyPassphrase {
 		if len(list) == 0 || list[0].Hashed == nil {
 			return &RecipientError{Recipients: []string{s.Recipient}, Err: ErrNoPassphrase}
 		}
 		setting = &list[0]
 	}
 	link, err := v.newLink(key, s.ID, setting, notify.Notice{
-		To: s.Recipient, Sender: s.Sender, ItemID: s.ItemID, Verify: s.Verify, Created: now, Expires: s.Expires, SentAnew: true,
+		To: s.Recipient, Sender: s.Sender, ItemID: s.ItemID, Verify: verify, Created: now, Expires: s.Expires, SentAnew: true,
 	})
 	if err != nil {
 		return fmt.Errorf("resend: %w", err)

@@ -173,7 +173,7 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 		}
 	}
 	for _, r := range recipients {
-		p := NewPickup{ID: seal.NewID(), Recipient: r.address, Folded: r.folded, Verify: r.verify}
+		p := NewPickup{ID: seal.NewID(), Recipient: r.address, Folded: r.folded}
 		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Created: now, Expires: item.Expires}
 		if p.Link, err = v.newLink(key, p.ID, r.setting, notice); err != nil {
 			return NewItem{}, err
@@ -195,7 +195,7 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 func (v *Vault) newLink(key *seal.Key, pickup string, setting *StoredRecipient, n notify.Notice) (Link, error) {
 	secret := seal.NewSecret()
 	opener := seal.Opener{Item: n.ItemID, Pickup: pickup, Secret: secret}
-	link := Link{SecretHash: seal.HashSecret(secret)}
+	link := Link{Verify: n.Verify, SecretHash: seal.HashSecret(secret)}
 	if setting != nil {
 		hashed, err := v.keys.open(setting.Hashed, "passphrase/1", setting.Address)
 		if err != nil {

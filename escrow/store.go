@@ -115,12 +115,12 @@ type NewPickup struct {
 	ID        string
 	Recipient string
 	Folded    string
-	Verify    string
 	Link      Link
 }
 
 // Link is what a new link brings along.
 type Link struct {
+	Verify     string
 	SecretHash []byte
 	Wrap       []byte
 	Passphrase []byte // how it is hashed, nil where none is needed

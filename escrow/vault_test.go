@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -816,7 +817,10 @@ func TestNoSecretIsInTheDatabaseOrTheLog(t *testing.T) {
 	mails, _, err := b.Due(ctx, 10)
 	b.must(err)
 	for _, e := range mails {
-		secrets = append(secrets, string(linkLine.FindSubmatch(e.Text)[2]))
+		secret := string(linkLine.FindSubmatch(e.Text)[2])
+		raw, err := base64.RawURLEncoding.DecodeString(secret)
+		b.must(err)
+		secrets = append(secrets, secret, string(raw))
 	}
 	files("queued")
 	p := b.pickup(b.link(recipient))

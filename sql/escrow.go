@@ -51,7 +51,7 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 	for i := range it.Pickups {
 		p := &it.Pickups[i]
 		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, passphrase, wrap, expires_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires))
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires))
 		if err != nil {
 			return fmt.Errorf("store a recipient: %w", err)
 		}
@@ -210,9 +210,9 @@ func (db *DB) MarkRead(ctx context.Context, pickup string, now time.Time) (first
 // Relink gives a pickup a new secret.
 func (db *DB) Relink(ctx context.Context, pickup string, l escrow.Link, now time.Time) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET secret_hash = ?, wrap = ?, passphrase = ?, notice = 'queued'
+		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET verify = ?, secret_hash = ?, wrap = ?, passphrase = ?, notice = 'queued'
 			WHERE id = ? AND state IN ('held', 'read') AND wrap IS NOT NULL AND expires_at > ?`,
-			l.SecretHash, l.Wrap, l.Passphrase, pickup, micros(now)))
+			l.Verify, l.SecretHash, l.Wrap, l.Passphrase, pickup, micros(now)))
 		if err != nil {
 			return err
 		}
