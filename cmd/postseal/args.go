@@ -36,8 +36,10 @@ func moveFlags(app *cli.App, args []string) []string {
 		if len(a) > 1 && a[0] == '-' {
 			name, _, hasValue := strings.Cut(strings.TrimLeft(a, "-"), "=")
 			flags = append(flags, a)
-			if takesValue[name] && !hasValue && i+1 < len(args) {
-				i++
+			if takesValue[name] && !hasValue {
+				if i++; i == len(args) { // without its value: cli complains if nothing follows
+					return slices.Concat(args[:1], path, flags)
+				}
 				flags = append(flags, args[i])
 			}
 			continue

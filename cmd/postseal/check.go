@@ -18,7 +18,7 @@ import (
 func checkCommand() *cli.Command {
 	return verb("check", "DOMAIN|ADDRESS…", "look how a destination takes mail, and say what would happen", with([]cli.Flag{
 		jsonFlag(),
-		&cli.DurationFlag{Name: "timeout", Usage: "give up on a destination after `DURATION`", Value: 2 * time.Minute},
+		&cli.StringFlag{Name: "timeout", Usage: "give up on a destination after `DURATION`", Value: "2m"},
 	}, settingFlags(decideSettings...)), check)
 }
 
@@ -38,6 +38,10 @@ const parallelChecks = 16
 func check(c *cli.Context) error {
 	if err := wantArgs(c, 1, -1, "at least one DOMAIN or ADDRESS"); err != nil {
 		return err
+	}
+	timeout, err := parseDuration(c.String("timeout"))
+	if err != nil {
+		return fmt.Errorf("--timeout: %w", err)
 	}
 	cfg, db, err := openStore(c)
 	if err != nil {
@@ -70,7 +74,7 @@ func check(c *cli.Context) error {
 	g.SetLimit(parallelChecks)
 	for i, asked := range c.Args().Slice() {
 		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, c.Duration("timeout"))
+			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
 			one, err := checkOne(ctx, cfg, engine, prober, old, asked)
 			if err != nil {

@@ -168,6 +168,7 @@ func writeMaps(c *cli.Context) error {
 		return err
 	}
 	defer m.db.Close()
+	m.s.instance.MapDir = c.String("dir")
 	o, err := mapFileOptions(c.Context, m.cfg, m.s, c.String("type"), slices.Sorted(maps.Keys(m.postures)))
 	if err != nil {
 		return err

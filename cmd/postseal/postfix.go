@@ -49,7 +49,7 @@ func postfixInstance(c *cli.Context, cfg *config) (*postfix.Instance, error) {
 	if _, err := os.Stat(filepath.Join(dir, "main.cf")); err != nil {
 		return nil, fmt.Errorf("no configuration of a Postfix in %s, name its directory by --config-dir: %w", dir, err)
 	}
-	return &postfix.Instance{ConfigDir: dir}, nil
+	return &postfix.Instance{ConfigDir: dir, MapDir: cfg.str("map-dir")}, nil
 }
 
 // postfixOptions translates our settings into what Postfix's configuration says.
@@ -245,7 +245,7 @@ func noticeFrom(ctx context.Context, cfg *config) (string, error) {
 		}
 		return from, nil
 	}
-	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir"), MapDir: cfg.str("map-dir")}
 	origin, err := p.Origin(ctx)
 	if err != nil {
 		return "", fmt.Errorf("set --notice-from, since Postfix can't be asked for its domain: %w", err)
@@ -279,7 +279,7 @@ func delimiters(ctx context.Context, cfg *config) policy.Delimiters {
 	if d := cfg.str("recipient-delimiter"); d != "" {
 		return policy.Delimiters(d)
 	}
-	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir"), MapDir: cfg.str("map-dir")}
 	if postfixThere(ctx, cfg, p) != nil {
 		return ""
 	}

@@ -37,7 +37,7 @@ type surroundings struct {
 // --own-domain is given, a Postfix that is not there is no error: its defaults are
 // taken, with a warning. One that is there and can't be asked is.
 func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundings, error) {
-	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir")}
+	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir"), MapDir: cfg.str("map-dir")}
 	s := &surroundings{instance: p, own: postfix.NewOwnDomains(p), routes: postfix.NewRoutes(p), delimiters: policy.Delimiters(cfg.str("recipient-delimiter"))}
 	given := cfg.strs("own-domain")
 	if len(given) > 0 {

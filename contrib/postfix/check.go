@@ -585,7 +585,7 @@ func (c *checker) checkSettings() {
 	if v := m["sender_dependent_relayhost_maps"]; v != "" {
 		c.add(Warn, "sender-relayhost", inMain("sender_dependent_relayhost_maps"), "give the rule a --nexthop where the road matters", "required mail does not follow sender_dependent_relayhost_maps: it takes relayhost or the MX, by mandatory TLS")
 	}
-	if theirs := theirMaps(m["sender_dependent_default_transport_maps"]); len(theirs) > 0 {
+	if theirs := c.p.theirMaps(m["sender_dependent_default_transport_maps"]); len(theirs) > 0 {
 		c.add(Warn, "sender-transport", inMain("sender_dependent_default_transport_maps"), "give the rule a --nexthop where the road matters", "required mail does not follow %s: it takes relayhost or the MX, by mandatory TLS", strings.Join(theirs, ", "))
 	}
 	if v := m["smtp_generic_maps"]; v != "" {

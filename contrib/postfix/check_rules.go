@@ -73,7 +73,7 @@ func (c *checker) checkRoads() {
 	}
 	// Forwards by local(8) pass neither smtpd nor pickup; the safety net does not
 	// change what transport_maps or relay_domains have routed.
-	for _, t := range theirMaps(c.main["transport_maps"]) {
+	for _, t := range c.p.theirMaps(c.main["transport_maps"]) {
 		plain, err := c.plainEntries(t)
 		switch {
 		case err != nil:

@@ -68,7 +68,7 @@ func (p *Instance) AdminTLSKeys(ctx context.Context) ([]string, error) {
 	}
 	var keys []string
 	for _, table := range splitList(list) {
-		if strings.HasPrefix(table, "socketmap:") {
+		if strings.HasPrefix(table, "socketmap:") || p.isOurFile(table) {
 			continue // ours, or another server's
 		}
 		entries, err := p.listTable(ctx, table)

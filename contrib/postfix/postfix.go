@@ -34,6 +34,7 @@ type Runner func(ctx context.Context, stdin io.Reader, name string, args ...stri
 // by several goroutines at once.
 type Instance struct {
 	ConfigDir string // "" for the tools' default, /etc/postfix
+	MapDir    string // of Postseal's own map files, which are not the administrator's; "" for none
 
 	// The tools; "" finds them by name in PATH.
 	Postconf, Postmap, Postsuper, Postqueue, Postfix string

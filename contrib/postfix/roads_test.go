@@ -211,3 +211,27 @@ func TestAliased(t *testing.T) {
 		t.Error("a table that can't be read says nothing")
 	}
 }
+
+// What Postseal wrote into a file is not taken for the administrator's: it would stay
+// for ever, and a file that is not there yet would never be written.
+func TestOurMapFilesAreNotTheirs(t *testing.T) {
+	p := config(t, "", "")
+	theirs := table(t, p, "theirs", "other.example smtp:[gw.example]\n")
+	tls := table(t, p, "tls", "other.example verify\n")
+	p.MapDir = t.TempDir() + "/"
+	override(t, p, "main.cf", "transport_maps = lmdb:"+p.MapDir+"transport, "+theirs+"\nsmtp_tls_policy_maps = proxy:lmdb:"+p.MapDir+"tls-policy, "+tls+"\n")
+	age(t, p)
+	keys, err := p.AdminTLSKeys(t.Context())
+	if err != nil || len(keys) != 1 || keys[0] != "other.example" {
+		t.Errorf("AdminTLSKeys = %q, %v", keys, err)
+	}
+	if got, err := p.AdminTLSPolicy(t.Context(), "other.example"); err != nil || got != "verify" {
+		t.Errorf("AdminTLSPolicy = %q, %v", got, err)
+	}
+	if r, err := NewRoutes(p).Route(t.Context(), policy.Address{Local: "a", Domain: "other.example"}); err != nil || r.Nexthop != "[gw.example]" {
+		t.Errorf("Route = %+v, %v", r, err)
+	}
+	if p.isOurFile("lmdb:"+p.MapDir+"other") || p.isOurFile("lmdb:/elsewhere/transport") {
+		t.Error("another file is taken for ours")
+	}
+}

@@ -3,6 +3,7 @@ package postfix
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ func (r *Routes) resolve(ctx context.Context, a policy.Address) (channel, nextho
 	if hop != "" {
 		nexthop = hop
 	}
-	value, found, err := r.entry(ctx, a, theirMaps(m["transport_maps"]), m["recipient_delimiter"], slices.Contains(parents, "transport_maps"))
+	value, found, err := r.entry(ctx, a, r.p.theirMaps(m["transport_maps"]), m["recipient_delimiter"], slices.Contains(parents, "transport_maps"))
 	if err != nil || !found {
 		return channel, nexthop, err
 	}
@@ -125,11 +126,18 @@ func (r *Routes) entry(ctx context.Context, a policy.Address, tables []string, d
 	return "", false, nil
 }
 
-// theirMaps returns a list of tables without Postseal's own.
-func theirMaps(list string) []string {
+// theirMaps returns a list of tables without Postseal's own, be they asked for over a
+// socket or written as files: what we once answered is no wish of the administrator's.
+func (p *Instance) theirMaps(list string) []string {
 	return slices.DeleteFunc(splitList(list), func(m string) bool {
-		return strings.HasPrefix(m, "socketmap:") && isOurMap(m)
+		return strings.HasPrefix(m, "socketmap:") && isOurMap(m) || p.isOurFile(m)
 	})
+}
+
+// isOurFile reports whether a table is one of the map files below MapDir.
+func (p *Instance) isOurFile(table string) bool {
+	_, path, ok := strings.Cut(bare(table), ":")
+	return ok && p.MapDir != "" && filepath.Dir(path) == filepath.Clean(p.MapDir) && isOurMap(":"+filepath.Base(path))
 }
 
 // addressKeys returns the forms in which a table may have an address: quoted and

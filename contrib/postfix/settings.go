@@ -121,7 +121,7 @@ func (p *Instance) AdminTLSPolicy(ctx context.Context, nexthop string) (string, 
 	if err != nil {
 		return "", err
 	}
-	tables := theirMaps(m["smtp_tls_policy_maps"])
+	tables := p.theirMaps(m["smtp_tls_policy_maps"])
 	if len(tables) == 0 || nexthop == "" {
 		return "", nil
 	}
