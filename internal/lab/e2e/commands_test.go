@@ -34,6 +34,9 @@ func TestEscrowCommands(t *testing.T) {
 	s.check(err)
 	id := items[0].ID
 
+	if page, dead := gone(t, first); dead {
+		t.Fatalf("the first link does not open:\n%s", page)
+	}
 	for _, args := range [][]string{{"escrow", "list", "--json"}, {"escrow", "show", id, "--json"}, {"escrow", "show", "--json", id}} {
 		out, err := s.CLI(args...)
 		s.check(err)
@@ -79,9 +82,15 @@ func TestEscrowCommands(t *testing.T) {
 		if !dead {
 			t.Errorf("a retracted message still opens:\n%s", holder)
 		}
-		stranger, _ := gone(t, links[len(links)-1]+"x")
-		if holder == stranger {
-			t.Error("who holds the link is not told that the message was taken back")
+		const told = "taken this message back"
+		if !strings.Contains(holder, told) {
+			t.Errorf("who holds the link is not told that the message was taken back:\n%s", holder)
+		}
+		if stranger, _ := gone(t, links[len(links)-1]+"x"); strings.Contains(stranger, told) {
+			t.Error("who does not hold the link is told that the message was taken back")
+		}
+		if old, _ := gone(t, first); strings.Contains(old, told) {
+			t.Error("a dead link tells that the message was taken back")
 		}
 		for _, again := range [][]string{{"escrow", "retract", id}, {"escrow", "resend", id}} {
 			if out, err := s.CLI(again...); err == nil {
