@@ -384,19 +384,20 @@ func (p *Postfix) Flush() error {
 	return err
 }
 
-// Postsuper runs postsuper(1), such as Postsuper("-r", "ALL"), and wakes
-// pickup(8), which else looks once a minute.
+// Postsuper runs postsuper(1), such as Postsuper("-r", "ALL"). After a requeue it
+// wakes pickup(8), which else looks once a minute.
 func (p *Postfix) Postsuper(args ...string) error {
 	if _, err := p.run(nil, "postsuper", append([]string{"-c", p.ConfigDir}, args...)...); err != nil {
 		return err
 	}
-	var err error
-	for range 5 { // pickup may just be closing the pipe that postkick writes to
-		if _, err = p.run(nil, "postkick", "-c", p.ConfigDir, "public", "pickup", "W"); err == nil {
-			return nil
-		}
-		time.Sleep(100 * time.Millisecond)
+	if !slices.Contains(args, "-r") {
+		return nil
 	}
+	var err error
+	Poll(10*time.Second, func() bool { // pickup may just be closing what postkick writes to
+		_, err = p.run(nil, "postkick", "-c", p.ConfigDir, "public", "pickup", "W")
+		return err == nil
+	})
 	return err
 }
 
