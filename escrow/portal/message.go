@@ -94,7 +94,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 	if !view.HTML {
 		view.Text = segments(c.text())
 	}
-	return p.pages.render("message", view)
+	return p.pages.render(r, "message", view)
 }
 
 // html is the document of the frame, made harmless. It may also be opened by

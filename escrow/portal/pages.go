@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/postseal/postseal/escrow/words"
 )
 
 //go:embed templates/*.html templates/style.css templates/icon.svg
@@ -20,19 +22,24 @@ var files embed.FS
 // pages renders the portal's pages. Style and icon are part of each: nothing else
 // has to be fetched before it can be read.
 type pages struct {
-	templates map[string]*template.Template
+	templates map[string]map[string]*template.Template // by language and name
 	csp       string
 	icon      []byte
 	host      string
 	support   string
 }
 
-// page is what a template is executed with.
+// page is what a template is executed with. The words of its language are
+// functions of the template: t is text, th is text with arguments that are HTML.
 type page struct {
+	*words.Words
 	Host    string
 	Support string
 	View    any
 }
+
+// pageNames are the templates, each a file of that name.
+var pageNames = []string{"landing", "message", "over", "unknown", "refused", "trouble"}
 
 func newPages(host, support string) (*pages, error) {
 	style, err := files.ReadFile("templates/style.css")
@@ -43,36 +50,43 @@ func newPages(host, support string) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
-	p := &pages{templates: map[string]*template.Template{}, icon: icon, host: host, support: support}
+	p := &pages{templates: map[string]map[string]*template.Template{}, icon: icon, host: host, support: support}
 	hash := sha256.Sum256(style)
 	p.csp = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
 		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 	styleElement := template.HTML("<style>" + string(style) + "</style>")
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
-	layout, err := template.New("layout.html").Funcs(template.FuncMap{
-		"style": func() template.HTML { return styleElement },
-		"icon":  func() template.URL { return iconURL },
-		"size":  size,
-	}).ParseFS(files, "templates/layout.html")
-	if err != nil {
-		return nil, fmt.Errorf("portal pages: %w", err)
-	}
-	for _, name := range []string{"landing", "message", "over", "unknown", "refused", "trouble"} {
-		t, err := layout.Clone()
-		if err == nil {
-			t, err = t.ParseFS(files, "templates/"+name+".html")
-		}
+	for _, l := range words.Languages() {
+		w := words.For(l.Tag)
+		layout, err := template.New("layout.html").Funcs(template.FuncMap{
+			"style":  func() template.HTML { return styleElement },
+			"icon":   func() template.URL { return iconURL },
+			"size":   size,
+			"t":      w.T,
+			"th":     w.HTML,
+			"strong": func(s string) template.HTML { return "<strong>" + template.HTML(template.HTMLEscapeString(s)) + "</strong>" },
+		}).ParseFS(files, "templates/layout.html")
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
 		}
-		p.templates[name] = t
+		p.templates[l.Tag] = map[string]*template.Template{}
+		for _, name := range pageNames {
+			t, err := layout.Clone()
+			if err == nil {
+				t, err = t.ParseFS(files, "templates/"+name+".html")
+			}
+			if err != nil {
+				return nil, fmt.Errorf("portal pages: %w", err)
+			}
+			p.templates[l.Tag][name] = t
+		}
 	}
 	return p, nil
 }
 
 // write renders a page, whole, before the status is sent.
 func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name string, view any) error {
-	doc, err := p.render(name, view)
+	doc, err := p.render(r, name, view)
 	if err != nil {
 		if name == "trouble" {
 			http.Error(w, "Please try again later.", http.StatusServiceUnavailable)
@@ -83,12 +97,22 @@ func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name s
 	return send(w, r, status, doc)
 }
 
-func (p *pages) render(name string, view any) ([]byte, error) {
+func (p *pages) render(r *http.Request, name string, view any) ([]byte, error) {
+	w := wordsOf(r)
 	var b bytes.Buffer
-	if err := p.templates[name].Execute(&b, page{p.host, p.support, view}); err != nil {
+	if err := p.templates[w.Tag][name].Execute(&b, page{w, p.host, p.support, view}); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return b.Bytes(), nil
+}
+
+// wordsOf returns the words for a request: those of the rule about its recipient,
+// else those that the browser asks for.
+func wordsOf(r *http.Request) *words.Words {
+	if q, ok := r.Context().Value(requestKey{}).(*request); ok && q.language != "" {
+		return words.For(q.language)
+	}
+	return words.Match(r.Header.Get("Accept-Language"))
 }
 
 // send answers with an HTML document.

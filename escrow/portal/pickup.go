@@ -42,7 +42,7 @@ func (p *portal) pickup(h func(http.ResponseWriter, *http.Request, *visit) error
 		item, secret := r.PathValue("item"), r.PathValue("secret")
 		got, err := p.vault.Pickup(r.Context(), item, secret)
 		if got != nil {
-			found(r.Context(), got.ItemID)
+			found(r.Context(), got.ItemID, got.Language)
 		}
 		if (errors.Is(err, escrow.ErrExpired) || errors.Is(err, escrow.ErrRetracted)) && got != nil {
 			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(got.Expires), Item: got.ItemID}}

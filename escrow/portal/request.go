@@ -99,14 +99,17 @@ func (p *portal) guard(route string, h handler) http.Handler {
 
 type requestKey struct{}
 
-// request collects what may be logged.
-type request struct{ item string }
+// request collects what may be logged, and what the pages of its answer need.
+type request struct {
+	item     string
+	language string // that a rule demands, "" for the browser's
+}
 
 // found notes that the vault knows the item: what else stands in a path may be a
 // secret that slipped.
-func found(ctx context.Context, item string) {
+func found(ctx context.Context, item, language string) {
 	if r, ok := ctx.Value(requestKey{}).(*request); ok {
-		r.item = item
+		r.item, r.language = item, language
 	}
 }
 
