@@ -20,6 +20,7 @@ import (
 const (
 	VerifyCode       = "code"       // a one-time code by mail
 	VerifyPassphrase = "passphrase" // agreed by other means, set beforehand
+	VerifyAccount    = "account"    // enrolled at the first pickup: passkey or password
 )
 
 // Modes, by the words of the command line.
@@ -65,9 +66,12 @@ type Digest [32]byte
 
 // Recipient is one recipient of a message to be sealed.
 type Recipient struct {
-	Address string // RFC 5321 form, quoted where it must be
-	Verify  string // "" for the default, code
-	Mode    string // "" for the default, recoverable
+	Address  string // RFC 5321 form, quoted where it must be
+	Verify   string // "" for the default of [Options]
+	Mode     string // "" for the default, recoverable
+	Language string // BCP 47, "" for the default of [Options]
+	Notify   string // NOTIFY of the DSN extension (RFC 3461, section 4.1), "" where it was not given
+	ORCPT    string // as it came (RFC 3461, section 4.2)
 }
 
 // Message is what is to be sealed.
@@ -76,7 +80,9 @@ type Message struct {
 	Recipients []Recipient
 	QueueID    string // Postfix's, for logs and listings
 	Digest     Digest
-	Size       int64 // bytes
+	Size       int64  // bytes
+	EnvID      string // ENVID, xtext (RFC 3461, section 4.4)
+	Ret        string // RET: FULL, HDRS or ""
 	// Body opens the raw RFC 5322 bytes, byte for byte as they were received.
 	// It may be called more than once.
 	Body func() (io.ReadCloser, error)

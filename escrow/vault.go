@@ -139,6 +139,9 @@ type Pickup struct {
 	ReadAt    time.Time // zero: not yet
 	Locked    time.Time // no try counts before; zero: not locked. Client addresses have locks of their own
 	Size      int64     // bytes of the raw message
+	Language  string    // by rule, "" where none says
+	Tag       string    // names the recipient in paths and cookies, see [Vault.RecipientTag]
+	Account   AccountState
 
 	id         string // of the pickup
 	secret     []byte // of the link
@@ -149,8 +152,10 @@ type Pickup struct {
 // Session is a device that has proved to be the recipient.
 type Session struct {
 	Expires time.Time
+	How     string // the verification: code, passphrase or account
 	pickup  string
 	hashed  []byte // the hashed passphrase, where one is needed to unwrap
+	recover bool   // opened from the inbox, without its link
 }
 
 // Filter selects pickups. The zero Filter selects all.

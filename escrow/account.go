@@ -1,0 +1,115 @@
+package escrow
+
+import (
+	"errors"
+	"time"
+)
+
+// Errors of accounts.
+var (
+	// ErrWeakPassword reports a password that is not taken; [*WeakPasswordError]
+	// says why.
+	ErrWeakPassword = errors.New("escrow: the password is too weak")
+	// ErrCeremony reports a passkey or TOTP ceremony that is unknown, over, or was
+	// not completed as it should: begin anew.
+	ErrCeremony = errors.New("escrow: begin the sign-in anew")
+	// ErrLastMeans reports that the account's only way in would be removed.
+	ErrLastMeans = errors.New("escrow: it is the only way into the account")
+)
+
+// WeakPasswordError says why a password is not taken. It wraps [ErrWeakPassword].
+type WeakPasswordError struct{ Reason string } // short, long, common, personal
+
+func (e *WeakPasswordError) Error() string { return ErrWeakPassword.Error() + ": " + e.Reason }
+func (e *WeakPasswordError) Unwrap() error { return ErrWeakPassword }
+
+// AccountState is what the holder of a link learns of the recipient's account.
+type AccountState struct {
+	Enrolled     bool // there is an account
+	Password     bool // it has a password
+	Passkey      bool // it has a passkey
+	TOTP         bool // its password needs a TOTP code too
+	MailboxReset bool // policy lets a mailed code replace lost credentials
+}
+
+// Device is a browser in which a recipient is verified, for all messages to that
+// address: got from [Vault.CheckDevice].
+type Device struct {
+	Address string // folded
+	Tag     string // as in [Vault.RecipientTag]
+	How     string // VerifyCode or VerifyAccount
+	Created time.Time
+	Expires time.Time
+	id      []byte // SHA-256 of the token
+}
+
+// Grant is what a right answer gives: the value of a cookie.
+type Grant struct {
+	Token   string
+	Expires time.Time
+	Device  bool // of the recipient, for all messages; else of the one pickup
+}
+
+// Enrolment is what a recipient enrols with at the first pickup: a mailed code, or
+// the ceremony that a right code began, and a password or a passkey.
+type Enrolment struct {
+	Code     string
+	Password string
+	Ceremony string // from BeginEnrol
+	Response string // JSON of the new passkey, "" for a password
+	Device   string // what the browser is called in the recipient's list
+}
+
+// SignIn is what an enrolled recipient signs in with: password and, where it is
+// set up, a TOTP code; or a passkey.
+type SignIn struct {
+	Password string
+	TOTP     string
+	Ceremony string // from BeginSignIn
+	Response string // JSON of the passkey's assertion
+	Device   string
+}
+
+// Ceremony is a WebAuthn ceremony that has begun. It is used once, within minutes.
+type Ceremony struct {
+	ID      string
+	Options []byte // JSON for navigator.credentials.create or get
+}
+
+// TOTPSetup is a second factor (RFC 6238) that is being set up.
+type TOTPSetup struct {
+	Ceremony string
+	Secret   string // base32, for typing
+	URL      string // otpauth:
+	QR       []byte // PNG
+}
+
+// Account is what a recipient sees of the own account.
+type Account struct {
+	Address  string
+	Password bool
+	TOTP     bool
+	Passkeys []Passkey
+	Devices  []DeviceInfo
+	Created  time.Time
+	Changed  time.Time
+}
+
+// Passkey is one of an account.
+type Passkey struct {
+	ID      string // for RemovePasskey
+	Name    string
+	Created time.Time
+	Used    time.Time // zero: never
+}
+
+// DeviceInfo is a browser in an account's list.
+type DeviceInfo struct {
+	ID      string // for SignOutDevice
+	Name    string
+	How     string
+	Created time.Time
+	Seen    time.Time
+	Expires time.Time
+	This    bool // the one that asks
+}
