@@ -14,13 +14,27 @@ import (
 	"github.com/postseal/postseal/escrow"
 )
 
-// visit is a request to a pickup that the vault knows, with the right secret.
+// visit is a request to a pickup that the vault knows: with the right secret of its
+// link, or in the inbox of a device that is verified for its recipient.
 type visit struct {
 	*escrow.Pickup
-	self   string // path of the landing page, escaped
-	path   string // of its cookies
-	suffix string // of their names
-	token  string // of the device, "" if it has none
+	self   string         // path that the pages of the message lie under, escaped; by a link, of its landing page
+	inbox  bool           // it came by the inbox: there is no landing page, nor cookies of the link
+	device *escrow.Device // that is verified for the recipient; nil: none, or not asked for
+	path   string         // of the link's cookies
+	suffix string         // of their names
+	token  string         // of the device by the link's own cookie, "" if it has none
+}
+
+// opened is a handler for who may open the message.
+type opened func(http.ResponseWriter, *http.Request, *visit, *escrow.Session) error
+
+// key tells the visits of one recipient of one message from all others.
+func (v *visit) key() string {
+	if v.inbox {
+		return v.ItemID + "/" + v.Tag
+	}
+	return v.ItemID + v.suffix
 }
 
 // overError reports a message that is over, to who has the right secret.
@@ -263,12 +277,12 @@ func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
 
 // verified calls h with the session of a verified device, once there is a place at
 // the gate; any other goes to the landing page.
-func (p *portal) verified(at *gate, h func(http.ResponseWriter, *http.Request, *visit, *escrow.Session) error) func(http.ResponseWriter, *http.Request, *visit) error {
+func (p *portal) verified(at *gate, h opened) func(http.ResponseWriter, *http.Request, *visit) error {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) error {
 		session, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
 		switch {
 		case err == nil:
-			leave, err := at.enter(r.Context(), v.ItemID+v.suffix)
+			leave, err := at.enter(r.Context(), v.key())
 			if err != nil {
 				return err
 			}

@@ -151,12 +151,21 @@ func (p *portal) routes() http.Handler {
 	handle("POST "+p.base+m+"/code", m+"/code", p.pickup(p.sendCode))
 	handle("POST "+p.base+m+"/verify", m+"/verify", p.pickup(p.verify))
 	handle("POST "+p.base+m+"/leave", m+"/leave", p.pickup(p.leave))
-	handle("GET "+p.base+m+"/message", m+"/message", p.pickup(p.verified(p.reading, p.message)))
-	handle("GET "+p.base+m+"/html", m+"/html", p.pickup(p.verified(p.reading, p.html)))
-	handle("GET "+p.base+m+"/part/{n}", m+"/part/{n}", p.pickup(p.verified(p.downloading, p.part)))
-	handle("GET "+p.base+m+"/raw", m+"/raw", p.pickup(p.verified(p.downloading, p.raw)))
+	p.messageRoutes(handle, m, func(at *gate, h opened) handler { return p.pickup(p.verified(at, h)) })
 	handle("GET "+p.base+"/favicon.ico", "/favicon.ico", p.favicon)
 	handle("GET /robots.txt", "/robots.txt", p.robots)
 	handle("/", "other", func(http.ResponseWriter, *http.Request) error { return escrow.ErrUnknown })
 	return cleanPaths(mux, p.guard("other", func(http.ResponseWriter, *http.Request) error { return escrow.ErrUnknown }))
+}
+
+// messageRoutes mounts the pages of a message under prefix: by its link, or in an
+// inbox. wrap finds the message, and calls the handler for who may open it.
+func (p *portal) messageRoutes(handle func(pattern, route string, h handler), prefix string, wrap func(at *gate, h opened) handler) {
+	mount := func(method, path string, at *gate, h opened) {
+		handle(method+" "+p.base+prefix+path, prefix+path, wrap(at, h))
+	}
+	mount("GET", "/message", p.reading, p.message)
+	mount("GET", "/html", p.reading, p.html)
+	mount("GET", "/part/{n}", p.downloading, p.part)
+	mount("GET", "/raw", p.downloading, p.raw)
 }
