@@ -10,6 +10,7 @@ import (
 // changes something is one transaction, on the disk when it returns.
 type Store interface {
 	PinLedger
+	SenderStore
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,
 	// and the settlements of all their recipients. If one of these is settled

@@ -132,6 +132,7 @@ func (v *Vault) SendCode(ctx context.Context, p *Pickup, c Client) error {
 	if err := v.store.AddCode(ctx, p.id, v.codeTag(p, code), expires, codesKept, mail); err != nil {
 		return fmt.Errorf("send a code: %w", err)
 	}
+	v.note(ctx, p.ItemID, p.id, EventCode, "")
 	v.log.Info("code queued", "item", p.ItemID)
 	v.wake()
 	return nil
@@ -291,6 +292,7 @@ func (v *Vault) tell(ctx context.Context, p *Pickup, limits []Limit, before, unt
 	if err == nil {
 		var told bool
 		if told, err = v.store.TellLock(ctx, keys, before, now, mail); told {
+			v.note(ctx, p.ItemID, p.id, EventLocked, "")
 			v.log.Warn("pickup locked after wrong tries", "item", p.ItemID, "until", until)
 			v.wake()
 		}
