@@ -60,7 +60,7 @@ func TestRulesComeBackAsTheyWere(t *testing.T) {
 		{
 			Scope: policy.ByRecipient, Pattern: "bank.example", Requirement: policy.ForcedTLS,
 			TLS:     policy.TLSParams{Level: policy.LevelSecure, Match: []string{"bank.example", ".bank.example", "dot-nexthop"}, Protocols: ">=TLSv1.2", Ciphers: "high", Servername: "hostname"},
-			Nexthop: "[10.0.0.5]:25", Verify: "passphrase", Mode: "sealed", Note: "Größe; 'DROP TABLE rule' --", Until: until, Created: created,
+			Nexthop: "[10.0.0.5]:25", Verify: "passphrase", Mode: "sealed", Language: "de", Note: "Größe; 'DROP TABLE rule' --", Until: until, Created: created,
 		},
 		{Scope: policy.BySender, Pattern: "*", Requirement: policy.None, Created: created},
 		{Scope: policy.BySender, Pattern: "<>", Requirement: policy.EscrowOnly, Created: created},

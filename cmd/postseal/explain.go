@@ -36,6 +36,9 @@ type explanation struct {
 	TLSPolicy   string   `json:"tls_policy"`
 	Destination string   `json:"destination"`
 	Posture     string   `json:"posture"`
+	Verify      string   `json:"verify,omitempty"`   // of the pickup, by rule; "" for the default
+	Mode        string   `json:"mode,omitempty"`     // of the seal
+	Language    string   `json:"language,omitempty"` // of notices and pages
 	Reasons     []string `json:"reasons"`
 }
 
@@ -74,6 +77,9 @@ func explain(c *cli.Context) error {
 	fmt.Fprintf(out, "transport:   %s\n", orDash(e.Transport))
 	fmt.Fprintf(out, "tls policy:  %s\n", orDash(e.TLSPolicy))
 	fmt.Fprintf(out, "destination: %s (%s)\n", e.Destination, e.Posture)
+	if p := pickupWords(e.Verify, e.Mode, e.Language); p != "" {
+		fmt.Fprintf(out, "pickup:      %s\n", p)
+	}
 	fmt.Fprintln(out, "because:")
 	for _, r := range e.Reasons {
 		fmt.Fprintf(out, "  - %s\n", r)
@@ -97,6 +103,7 @@ func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, q polic
 		Sender: q.Sender.String(), Recipient: q.Recipient.String(), Channel: a.Channel.String(),
 		Transport: a.Transport(a.Nexthop, splitter(cfg)), Destination: a.Destination(q.Recipient),
 		Posture: a.Input.Posture.State.String(), Reasons: policy.Explain(a.Input, a.Verdict),
+		Verify: a.Verify, Mode: a.Mode, Language: a.Language,
 	}
 	switch a.Channel {
 	case 0:

@@ -14,8 +14,8 @@ import (
 
 var shellWord = regexp.MustCompile(`(?:[^\s"']|"[^"]*"|'[^']*')+`)
 
-// words parts a command of the README as a shell would.
-func words(line string) []string {
+// shellWords parts a command of the README as a shell would.
+func shellWords(line string) []string {
 	line, _, _ = strings.Cut(line, "  #")
 	var all []string
 	for _, w := range shellWord.FindAllString(line, -1) {
@@ -33,7 +33,7 @@ func TestReadmeRules(t *testing.T) {
 	}
 	tried := 0
 	for line := range strings.Lines(string(b)) {
-		args := words(strings.TrimSpace(line))
+		args := shellWords(strings.TrimSpace(line))
 		if !strings.HasPrefix(line, "    postseal ") || len(args) < 3 || args[1] != "domain" && args[1] != "sender" && args[1] != "explain" && args[1] != "escrow" {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/postseal/postseal/escrow/words"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
 )
@@ -37,8 +38,9 @@ func ruleVerbs(scope policy.Scope) []*cli.Command {
 	}
 	form := []cli.Flag{
 		&cli.StringFlag{Name: "require", Usage: "`REQUIREMENT`: none, tls, encryption or escrow"},
-		&cli.StringFlag{Name: "verify", Usage: "how recipients prove who they are: code or passphrase"},
+		&cli.StringFlag{Name: "verify", Usage: "how recipients prove who they are: code, passphrase or account"},
 		&cli.StringFlag{Name: "mode", Usage: "recoverable (a lost notice can be sent anew) or sealed"},
+		&cli.StringFlag{Name: "language", Usage: "`LANGUAGE` of notices and pages, such as de; without, English mails and the browser's choice"},
 		&cli.StringFlag{Name: "until", Usage: "last `DATE` of the rule: 2026-12-31, or a time as in RFC 3339"},
 		&cli.StringFlag{Name: "note", Usage: "why there is this rule"},
 		&cli.BoolFlag{Name: "weaken", Usage: "the rule is weaker than a broader one, on purpose; wants --note"},
@@ -97,7 +99,7 @@ func rulePattern(c *cli.Context, scope policy.Scope) (policy.Scope, string, erro
 }
 
 // ruleFlags are the flags that say something of a rule.
-var ruleFlags = []string{"require", "verify", "mode", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop"}
+var ruleFlags = []string{"require", "verify", "mode", "language", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop"}
 
 func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 	scope, pattern, err := rulePattern(c, scope)
@@ -158,6 +160,11 @@ func applyFlags(c *cli.Context, r *policy.Rule) error {
 	}
 	text("verify", &r.Verify)
 	text("mode", &r.Mode)
+	if c.IsSet("language") {
+		if r.Language, err = parseLanguage(c.String("language")); err != nil {
+			return err
+		}
+	}
 	text("note", &r.Note)
 	if c.IsSet("weaken") {
 		r.Weaken = c.Bool("weaken")
@@ -203,6 +210,14 @@ func matchName(n string) string {
 	return policy.CanonicalDomain(n)
 }
 
+// parseLanguage reads a language that there are words in, or "" for none.
+func parseLanguage(s string) (string, error) {
+	if s = strings.ToLower(strings.TrimSpace(s)); s == "" {
+		return "", nil
+	}
+	return s, words.Check(s)
+}
+
 // parseUntil reads the end of a rule: a day, which it outlasts (UTC), a time,
 // or "" for none.
 func parseUntil(s string) (time.Time, error) {
@@ -245,6 +260,7 @@ type listedRule struct {
 	Nexthop     string             `json:"nexthop,omitempty"`
 	Verify      string             `json:"verify,omitempty"`
 	Mode        string             `json:"mode,omitempty"`
+	Language    string             `json:"language,omitempty"`
 	Weaker      bool               `json:"weaker,omitempty"`
 	WeakerThan  string             `json:"weaker_than,omitempty"`
 	Note        string             `json:"note,omitempty"`
@@ -257,7 +273,7 @@ func listed(r *policy.Rule, s *policy.Snapshot, now time.Time) listedRule {
 	l := listedRule{
 		Scope: r.Scope, Pattern: r.Pattern, Requirement: r.Requirement, Level: r.TLS.Level.String(), Match: r.TLS.Match,
 		Protocols: r.TLS.Protocols, Ciphers: r.TLS.Ciphers, Servername: r.TLS.Servername, Nexthop: r.Nexthop,
-		Verify: r.Verify, Mode: r.Mode, Weaker: r.Weaken, Note: r.Note, Expired: !r.Active(now),
+		Verify: r.Verify, Mode: r.Mode, Language: r.Language, Weaker: r.Weaken, Note: r.Note, Expired: !r.Active(now),
 		Created: r.Created.UTC().Format(time.RFC3339),
 	}
 	if !r.Until.IsZero() {
@@ -320,7 +336,7 @@ func listRules(c *cli.Context, scope policy.Scope) error {
 
 func printRules(out io.Writer, all []listedRule) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "SCOPE\tPATTERN\tREQUIRES\tTLS\tUNTIL\tNOTE")
+	fmt.Fprintln(w, "SCOPE\tPATTERN\tREQUIRES\tTLS\tPICKUP\tUNTIL\tNOTE")
 	for _, l := range all {
 		tls := strings.TrimSpace(l.Level + " " + strings.Join(l.Match, ":"))
 		if l.Nexthop != "" {
@@ -334,9 +350,14 @@ func printRules(out io.Writer, all []listedRule) error {
 		if l.Expired {
 			until += " (over)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", l.Scope, l.Pattern, l.Requirement, tls, until, note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Scope, l.Pattern, l.Requirement, tls, pickupWords(l.Verify, l.Mode, l.Language), until, note)
 	}
 	return w.Flush()
+}
+
+// pickupWords says in short what a rule demands of the pickup.
+func pickupWords(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
 }
 
 func showRule(c *cli.Context, scope policy.Scope) error {
@@ -383,7 +404,7 @@ func removeRule(c *cli.Context, scope policy.Scope) error {
 
 // csvColumns are the columns of an export. An import without a header line has
 // the first five.
-var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken"}
+var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken", "language"}
 
 func importRules(c *cli.Context, scope policy.Scope) error {
 	if err := wantArgs(c, 1, 1, "one CSV file, or - for standard input"); err != nil {
@@ -528,6 +549,9 @@ func csvRule(rec, columns []string, scope policy.Scope) (*policy.Rule, error) {
 		return nil, err
 	}
 	r.Note, r.Nexthop, r.Verify, r.Mode = field["note"], field["nexthop"], field["verify"], field["mode"]
+	if r.Language, err = parseLanguage(field["language"]); err != nil {
+		return nil, err
+	}
 	r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername = field["protocols"], field["ciphers"], field["servername"]
 	switch field["weaken"] {
 	case "", "no":
@@ -578,7 +602,7 @@ func exportRules(c *cli.Context, scope policy.Scope) error {
 			weaken = "yes"
 		}
 		w.Write([]string{pattern, r.Requirement.String(), r.TLS.Level.String(), strings.Join(r.TLS.Match, ":"), r.Note, r.Scope.String(),
-			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, weaken})
+			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, weaken, r.Language})
 	}
 	w.Flush()
 	return w.Error()

@@ -111,7 +111,7 @@ func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []
 			Sender: tx.sender.String(), QueueID: m.queueID, Digest: m.digest, Size: m.size, Body: m.spool.Open,
 		}
 		for _, j := range rest {
-			sealed.Recipients = append(sealed.Recipients, escrow.Recipient{Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode})
+			sealed.Recipients = append(sealed.Recipients, escrow.Recipient{Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode, Language: j.answer.Language})
 			s.cfg.Pin(j.address)
 		}
 		s.cfg.Crash("before-seal")

@@ -141,6 +141,8 @@ type Verdict struct {
 	Nexthop string    // of the recipient's rule; "" for the MX of the domain
 	Verify  string    // pickup verification by rule; "" for the default
 	Mode    string    // seal mode by rule; "" for the default
+	// Language of notices and pages by rule, BCP 47; "" where none says.
+	Language string
 }
 
 // Required reports whether the message must not go in plaintext.
@@ -161,6 +163,9 @@ func Decide(in Input) Verdict {
 		}
 		if v.Mode == "" {
 			v.Mode = r.Mode
+		}
+		if v.Language == "" {
+			v.Language = r.Language
 		}
 	}
 	if in.Recipient != nil {

@@ -64,8 +64,9 @@ type Rule struct {
 	Requirement Requirement
 	TLS         TLSParams
 	Nexthop     string    // [host]:port or domain, "" for the recipient's own; recipient scope only
-	Verify      string    // "code" or "passphrase", "" for the default
+	Verify      string    // "code", "passphrase" or "account", "" for the default
 	Mode        string    // "recoverable" or "sealed", "" for the default
+	Language    string    // of notices and pages, BCP 47 in lower case, "" for the default
 	Weaken      bool      // weaker than a broader rule, on purpose
 	Note        string    // why
 	Until       time.Time // end, exclusive; zero: none
@@ -223,7 +224,10 @@ func canonicalPattern(scope Scope, typed string) (string, error) {
 var (
 	matchName  = regexp.MustCompile(`^\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
 	tlsVersion = regexp.MustCompile(`^([<>]=)?(SSLv3|TLSv1|TLSv1\.[123])$|^[!]?(SSLv2|SSLv3|TLSv1|TLSv1\.[123])$`)
-	hostPort   = regexp.MustCompile(`^(\[[A-Za-z0-9._:-]+\]|[A-Za-z0-9._-]+)(:[A-Za-z0-9-]+)?$`)
+	// languageTag is the form of a language tag (RFC 5646, section 2.1), in lower
+	// case; of which languages there are words is not known here.
+	languageTag = regexp.MustCompile(`^[a-z]{2,8}(-[a-z0-9]{1,8})*$`)
+	hostPort    = regexp.MustCompile(`^(\[[A-Za-z0-9._:-]+\]|[A-Za-z0-9._-]+)(:[A-Za-z0-9-]+)?$`)
 )
 
 // Validate checks a rule by itself and says what to do about what is wrong.
@@ -242,9 +246,12 @@ func (r *Rule) Validate() error {
 		return errors.New("the note must be one line of at most 1000 bytes")
 	}
 	switch r.Verify {
-	case "", "code", "passphrase":
+	case "", "code", "passphrase", "account":
 	default:
-		return fmt.Errorf("unknown verification %q: want code or passphrase", r.Verify)
+		return fmt.Errorf("unknown verification %q: want code, passphrase or account", r.Verify)
+	}
+	if r.Language != "" && (len(r.Language) > 35 || !languageTag.MatchString(r.Language)) {
+		return fmt.Errorf("language %q: want a tag such as en or de (BCP 47), in lower case", r.Language)
 	}
 	switch r.Mode {
 	case "", "recoverable", "sealed":
