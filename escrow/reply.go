@@ -34,6 +34,7 @@ type Reply struct {
 	Text    string
 	Files   []ReplyFile
 	Size    int64 // of the files, bytes
+	Most    int64 // that the files may have together, bytes
 	Created time.Time
 	Changed time.Time
 	Sent    time.Time // zero: not yet

@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,14 +18,17 @@ import (
 	"github.com/postseal/postseal/escrow/words"
 )
 
-//go:embed templates/*.html templates/style.css templates/icon.svg
+//go:embed templates
 var files embed.FS
 
 // pages renders the portal's pages. Style and icon are part of each: nothing else
-// has to be fetched before it can be read.
+// has to be fetched before it can be read. A script, where a page has one, only
+// helps: it is templates/NAME.js, and stands where its template says {{script
+// "NAME"}}.
 type pages struct {
 	templates map[string]map[string]*template.Template // by language and name
 	csp       string
+	scripted  map[string]string // policies of pages that have a script, by name
 	icon      []byte
 	host      string
 	support   string
@@ -50,10 +55,23 @@ func newPages(host, support string) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
-	p := &pages{templates: map[string]map[string]*template.Template{}, icon: icon, host: host, support: support}
+	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support}
 	hash := sha256.Sum256(style)
 	p.csp = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
 		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	scripts := map[string]template.HTML{}
+	for _, name := range pageNames {
+		script, err := files.ReadFile("templates/" + name + ".js")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("portal pages: %w", err)
+		}
+		hash := sha256.Sum256(script)
+		p.scripted[name] = p.csp + "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; connect-src 'self'"
+		scripts[name] = template.HTML("<script>" + string(script) + "</script>")
+	}
 	styleElement := template.HTML("<style>" + string(style) + "</style>")
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
 	for _, l := range words.Languages() {
@@ -61,10 +79,13 @@ func newPages(host, support string) (*pages, error) {
 		layout, err := template.New("layout.html").Funcs(template.FuncMap{
 			"style":  func() template.HTML { return styleElement },
 			"icon":   func() template.URL { return iconURL },
+			"script": func(name string) template.HTML { return scripts[name] },
 			"size":   size,
 			"t":      w.T,
 			"th":     w.HTML,
-			"strong": func(s string) template.HTML { return "<strong>" + template.HTML(template.HTMLEscapeString(s)) + "</strong>" },
+			"strong": func(s string) template.HTML {
+				return "<strong>" + template.HTML(template.HTMLEscapeString(s)) + "</strong>"
+			},
 		}).ParseFS(files, "templates/layout.html")
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
@@ -93,6 +114,9 @@ func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name s
 			return nil
 		}
 		return err
+	}
+	if csp := p.scripted[name]; csp != "" {
+		w.Header().Set("Content-Security-Policy", csp)
 	}
 	return send(w, r, status, doc)
 }
