@@ -81,7 +81,7 @@ type Message struct {
 	QueueID    string // Postfix's, for logs and listings
 	Digest     Digest
 	Size       int64  // bytes
-	EnvID      string // ENVID, xtext (RFC 3461, section 4.4)
+	EnvID      string // ENVID, decoded (RFC 3461, section 4.4)
 	Ret        string // RET: FULL, HDRS or ""
 	// Body opens the raw RFC 5322 bytes, byte for byte as they were received.
 	// It may be called more than once.

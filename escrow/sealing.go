@@ -99,6 +99,7 @@ func (v *Vault) unsettled(ctx context.Context, m Message, all []string) error {
 // planned is a recipient with what is known of it.
 type planned struct {
 	address, folded, verify string
+	notify, orcpt, language string
 	setting                 *StoredRecipient // where a passphrase is needed
 }
 
@@ -124,7 +125,10 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 	plan, seen := make(map[string][]planned), make(map[string]bool)
 	lacking := &RecipientError{Err: ErrNoPassphrase}
 	for i, r := range recipients {
-		p := planned{address: r.Address, folded: addresses[i], verify: VerifyCode}
+		p := planned{
+			address: r.Address, folded: addresses[i], verify: VerifyCode,
+			notify: r.Notify, orcpt: r.ORCPT, language: r.Language,
+		}
 		if seen[p.folded] {
 			continue
 		}
@@ -165,7 +169,7 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 	}
 	item := NewItem{
 		ID: seal.NewID(), Sender: m.Sender, QueueID: m.QueueID, Mode: mode, Size: m.Size,
-		Created: now, Expires: now.Add(v.lifetime),
+		Created: now, Expires: now.Add(v.lifetime), EnvID: m.EnvID, Ret: m.Ret,
 	}
 	if mode == ModeRecoverable {
 		if item.Recover, err = seal.WrapRecover(v.keys.aead, key, item.ID); err != nil {
@@ -173,7 +177,10 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 		}
 	}
 	for _, r := range recipients {
-		p := NewPickup{ID: seal.NewID(), Recipient: r.address, Folded: r.folded}
+		p := NewPickup{
+			ID: seal.NewID(), Recipient: r.address, Folded: r.folded,
+			Notify: r.notify, ORCPT: r.orcpt, Language: r.language,
+		}
 		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Created: now, Expires: item.Expires}
 		if p.Link, err = v.newLink(key, p.ID, r.setting, notice); err != nil {
 			return NewItem{}, err

@@ -99,14 +99,21 @@ type Store interface {
 
 // NewItem is one sealed message to be created.
 type NewItem struct {
-	ID       string
-	Sender   string
-	QueueID  string
-	Mode     string
-	Size     int64
-	Created  time.Time
-	Expires  time.Time
-	Recover  []byte // nil in mode sealed
+	ID      string
+	Sender  string
+	QueueID string
+	Mode    string
+	Size    int64
+	Created time.Time
+	Expires time.Time
+	Recover []byte // nil in mode sealed
+
+	Summary   []byte // what lists show, under the server's keys; nil in mode sealed
+	MessageID string // of the sealed message, without brackets
+	Receipt   bool   // a read receipt was asked for
+	EnvID     string // as in [Message]
+	Ret       string
+
 	Pickups  []NewPickup
 	WriteOut func(chunk func([]byte) error) error // gives the ciphertext; a chunk is not kept by the caller
 }
@@ -116,6 +123,9 @@ type NewPickup struct {
 	ID        string
 	Recipient string
 	Folded    string
+	Notify    string // as in [Recipient]
+	ORCPT     string
+	Language  string
 	Link      Link
 }
 
@@ -151,6 +161,12 @@ type StoredPickup struct {
 	Size                                           int64
 	Created, Expires, ReadAt                       time.Time
 	SecretHash, Passphrase                         []byte
+
+	Notify, ORCPT, EnvID, Ret string // as in [Message] and [Recipient]
+	MessageID                 string // of the sealed message, without brackets
+	Receipt                   bool   // a read receipt was asked for
+	ReadHow                   string // the verification of the first reader
+	Language                  string
 }
 
 // PickupFilter selects pickups: by what is not zero. Addresses are folded.

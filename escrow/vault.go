@@ -1,6 +1,7 @@
 package escrow
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -44,10 +45,20 @@ type Options struct {
 	PortalURL  string        // https://HOST[:PORT][/PATH]
 	NoticeFrom string        // of notices: "Name <addr>" or addr, of a domain whose mail returns here
 	ServerName string        // named in mails; "": the domain of NoticeFrom
-	Now        func() time.Time
-	Log        *slog.Logger
-	Registerer prometheus.Registerer // nil: no metrics
-	Wake       func()                // called after mails were queued
+	// OwnDomain reports whether this server delivers the mail of a domain
+	// itself; nil: of none. Only senders there get links to their pages.
+	OwnDomain func(ctx context.Context, domain string) (bool, error)
+	// SenderMail are the events that senders get a mail of, Mail constants; nil:
+	// [DefaultSenderMail].
+	SenderMail []string
+	// ExpiringBefore is how long before the end the sender of an unread message is
+	// reminded; zero: [DefaultExpiringBefore].
+	ExpiringBefore time.Duration
+	MTA            string // names this server in delivery reports; "": ServerName
+	Now            func() time.Time
+	Log            *slog.Logger
+	Registerer     prometheus.Registerer // nil: no metrics
+	Wake           func()                // called after mails were queued
 	// Crash, where set, is called at named points, for tests that kill the
 	// process there: seal-before-commit, seal-after-commit.
 	Crash func(point string)
@@ -56,18 +67,20 @@ type Options struct {
 // Vault seals messages and opens them to their recipients. Its methods may be
 // called at the same time.
 type Vault struct {
-	store    Store
-	keys     *Keys
-	pins     *Pins
-	lifetime time.Duration
-	url      string
-	writer   notify.Writer
-	now      func() time.Time
-	log      *slog.Logger
-	wake     func()
-	hashing  chan struct{} // a place for each passphrase that may be hashed at a time
-	metrics  *metrics
-	crash    func(point string)
+	store     Store
+	keys      *Keys
+	pins      *Pins
+	lifetime  time.Duration
+	url       string
+	ownDomain func(ctx context.Context, domain string) (bool, error)
+	senders   senderMail
+	writer    notify.Writer
+	now       func() time.Time
+	log       *slog.Logger
+	wake      func()
+	hashing   chan struct{} // a place for each passphrase that may be hashed at a time
+	metrics   *metrics
+	crash     func(point string)
 }
 
 // parallelHashing bounds how many passphrases are hashed at a time: each takes
@@ -115,6 +128,10 @@ func NewVault(o Options) (*Vault, error) {
 	if server == "" {
 		server = from.Domain
 	}
+	if v.senders, err = newSenderMail(&o); err != nil {
+		return nil, err
+	}
+	v.ownDomain = o.OwnDomain
 	v.writer = notify.Writer{From: from, Name: name, ServerName: server, PortalURL: v.url}
 	return v, nil
 }

@@ -43,15 +43,19 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 	if err != nil {
 		return fmt.Errorf("sender: %w", err)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO escrow_item (id, sender, sender_key, queue_id, mode, size, recover, created_at, expires_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, it.ID, it.Sender, senderKey, it.QueueID, it.Mode, it.Size, it.Recover, micros(it.Created), micros(it.Expires))
+	_, err = tx.ExecContext(ctx, `INSERT INTO escrow_item (id, sender, sender_key, queue_id, mode, size, recover, created_at, expires_at,
+			summary, message_id, receipt, envid, ret)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, it.ID, it.Sender, senderKey, it.QueueID, it.Mode, it.Size, it.Recover, micros(it.Created), micros(it.Expires),
+		it.Summary, it.MessageID, it.Receipt, it.EnvID, it.Ret)
 	if err != nil {
 		return fmt.Errorf("store the message: %w", err)
 	}
 	for i := range it.Pickups {
 		p := &it.Pickups[i]
-		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, passphrase, wrap, expires_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires))
+		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, passphrase, wrap, expires_at,
+				notify, orcpt, language)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires),
+			p.Notify, p.ORCPT, p.Language)
 		if err != nil {
 			return fmt.Errorf("store a recipient: %w", err)
 		}
@@ -75,7 +79,8 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 }
 
 const selectPickup = `SELECT p.id, p.item_id, p.recipient, p.recipient_key, i.sender, i.queue_id, p.verify, i.mode, p.state, p.notice,
-	i.size, i.created_at, p.expires_at, p.read_at, p.secret_hash, p.passphrase
+	i.size, i.created_at, p.expires_at, p.read_at, p.secret_hash, p.passphrase,
+	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language
 	FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
 
 func scanPickup(row interface{ Scan(...any) error }) (*escrow.StoredPickup, error) {
@@ -84,7 +89,8 @@ func scanPickup(row interface{ Scan(...any) error }) (*escrow.StoredPickup, erro
 		created, expires, read dbsql.NullInt64
 	)
 	err := row.Scan(&p.ID, &p.ItemID, &p.Recipient, &p.Folded, &p.Sender, &p.QueueID, &p.Verify, &p.Mode, &p.State, &p.Notice,
-		&p.Size, &created, &expires, &read, &p.SecretHash, &p.Passphrase)
+		&p.Size, &created, &expires, &read, &p.SecretHash, &p.Passphrase,
+		&p.Notify, &p.ORCPT, &p.EnvID, &p.Ret, &p.MessageID, &p.Receipt, &p.ReadHow, &p.Language)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return nil, escrow.ErrUnknown
 	} else if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 
 	"github.com/emersion/go-smtp"
 
@@ -109,9 +110,13 @@ func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []
 	for rest := open(jobs); len(rest) > 0; rest = open(jobs) {
 		sealed := escrow.Message{
 			Sender: tx.sender.String(), QueueID: m.queueID, Digest: m.digest, Size: m.size, Body: m.spool.Open,
+			EnvID: tx.mail.EnvelopeID, Ret: string(tx.mail.Return),
 		}
 		for _, j := range rest {
-			sealed.Recipients = append(sealed.Recipients, escrow.Recipient{Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode, Language: j.answer.Language})
+			sealed.Recipients = append(sealed.Recipients, escrow.Recipient{
+				Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode, Language: j.answer.Language,
+				Notify: strings.Join(j.r.notify, ","), ORCPT: j.r.orcpt,
+			})
 			s.cfg.Pin(j.address)
 		}
 		s.cfg.Crash("before-seal")

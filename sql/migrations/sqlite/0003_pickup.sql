@@ -12,14 +12,16 @@ ALTER TABLE rule ADD COLUMN language TEXT NOT NULL DEFAULT ''; -- BCP 47, '' for
 ALTER TABLE escrow_item ADD COLUMN summary BLOB;                          -- what lists show, under the server's keys; NULL in mode sealed
 ALTER TABLE escrow_item ADD COLUMN message_id TEXT NOT NULL DEFAULT '';   -- of the sealed message, without brackets
 ALTER TABLE escrow_item ADD COLUMN receipt INTEGER NOT NULL DEFAULT 0 CHECK (receipt IN (0, 1)); -- a read receipt (RFC 8098) was asked for
-ALTER TABLE escrow_item ADD COLUMN envid TEXT NOT NULL DEFAULT '';        -- RFC 3461, xtext
+ALTER TABLE escrow_item ADD COLUMN envid TEXT NOT NULL DEFAULT '';        -- RFC 3461, decoded
 ALTER TABLE escrow_item ADD COLUMN ret TEXT NOT NULL DEFAULT '';          -- RFC 3461: FULL, HDRS
 ALTER TABLE escrow_pickup ADD COLUMN notify TEXT NOT NULL DEFAULT '';     -- RFC 3461: NEVER, or of SUCCESS, FAILURE, DELAY by commas
 ALTER TABLE escrow_pickup ADD COLUMN orcpt TEXT NOT NULL DEFAULT '';      -- RFC 3461, as it came
 ALTER TABLE escrow_pickup ADD COLUMN language TEXT NOT NULL DEFAULT '';
 ALTER TABLE escrow_pickup ADD COLUMN read_how TEXT NOT NULL DEFAULT '';   -- how the first reader was verified
 ALTER TABLE escrow_pickup ADD COLUMN reminded_at INTEGER;                 -- the sender, before expiry unread
-ALTER TABLE escrow_pickup ADD COLUMN settled_at INTEGER;                  -- the end was told to the sender
+ALTER TABLE escrow_pickup ADD COLUMN settled_at INTEGER;                  -- the end was told to the sender, or need not be
+UPDATE escrow_pickup SET settled_at = ended_at WHERE wrap IS NULL;        -- of what is over by now nobody is told
+CREATE INDEX escrow_pickup_unsettled ON escrow_pickup (ended_at) WHERE wrap IS NULL AND settled_at IS NULL;
 
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema
