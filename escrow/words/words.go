@@ -18,6 +18,7 @@ import (
 	"embed"
 	"fmt"
 	"html/template"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -55,6 +56,7 @@ type Words struct {
 	Language
 	printer *message.Printer
 	keys    map[string]bool
+	figures [10]string // the digits
 }
 
 var (
@@ -72,13 +74,23 @@ func init() {
 			panic("words: " + err.Error()) // embedded: the tests load the same
 		}
 		tags = append(tags, tag)
-		all[l.Tag] = &Words{l, nil, keys}
+		all[l.Tag] = &Words{Language: l, keys: keys}
 	}
 	for i, l := range languages {
-		all[l.Tag].printer = message.NewPrinter(tags[i], message.Catalog(builder))
+		w := all[l.Tag]
+		w.printer = message.NewPrinter(tags[i], message.Catalog(builder))
+		for n := range w.figures {
+			w.figures[n] = w.Number(n)
+		}
 	}
 	matcher = language.NewMatcher(tags)
 }
+
+// escaped marks the key of a text that is escaped for HTML.
+const escaped = "html "
+
+// isOther finds the plural form that has to stand last: the one for all else.
+func isOther(form string) bool { return form == "other" }
 
 // load reads the catalogue of one language.
 func load(b *catalog.Builder, tag language.Tag, dir string) (keys map[string]bool, err error) {
@@ -97,16 +109,23 @@ func load(b *catalog.Builder, tag language.Tag, dir string) (keys map[string]boo
 			key := area + "." + name
 			switch text := text.(type) {
 			case string:
-				err = b.SetString(tag, key, strings.TrimSpace(text))
-			case map[string]any:
-				var cases []any
-				for form, t := range text {
-					if form != "other" {
-						cases = append(cases, form, t)
-					}
+				text = strings.TrimSpace(text)
+				if err = b.SetString(tag, key, text); err == nil {
+					err = b.SetString(tag, escaped+key, template.HTMLEscapeString(text))
 				}
-				cases = append(cases, "other", text["other"]) // the last case has to be the one for all
-				err = b.Set(tag, key, plural.Selectf(1, "", cases...))
+			case map[string]any:
+				var cases, html []any
+				for _, form := range append(slices.DeleteFunc(slices.Sorted(maps.Keys(text)), isOther), "other") {
+					t, ok := text[form].(string)
+					if !ok {
+						return nil, fmt.Errorf("%s: %s: no text for the form %q", dir, key, form)
+					}
+					cases, html = append(cases, form, t), append(html, form, template.HTMLEscapeString(t))
+				}
+				// Set refuses forms that the language does not have.
+				if err = b.Set(tag, key, plural.Selectf(1, "", cases...)); err == nil {
+					err = b.Set(tag, escaped+key, plural.Selectf(1, "", html...))
+				}
 			default:
 				err = fmt.Errorf("want a string or plural forms")
 			}
@@ -135,14 +154,21 @@ func For(tag string) *Words {
 }
 
 // Match returns the words that suit a browser best, by its Accept-Language (RFC
-// 9110, section 12.5.4).
+// 9110, section 12.5.4). What of it can't be understood is passed over.
 func Match(accept string) *Words {
-	if len(accept) > 500 {
-		accept = ""
+	const most = 500 // bytes, of which browsers send fewer
+	if len(accept) > most {
+		accept = accept[:strings.LastIndexByte(accept[:most], ',')+1]
 	}
 	wanted, _, err := language.ParseAcceptLanguage(accept)
 	if err != nil {
-		return all[languages[0].Tag]
+		// One bad element spoils all: take those that are good, by their order.
+		wanted = nil
+		for element := range strings.SplitSeq(accept, ",") {
+			if tags, _, err := language.ParseAcceptLanguage(element); err == nil {
+				wanted = append(wanted, tags...)
+			}
+		}
 	}
 	_, i, _ := matcher.Match(wanted...)
 	return all[languages[i].Tag]
@@ -173,23 +199,33 @@ func (w *Words) T(key string, args ...any) string {
 }
 
 // HTML returns a text escaped for HTML; arguments of type template.HTML stand as
-// they are: {{th "over.ask" (strong .Sender)}}.
+// they are: {{th "over.ask" (strong .Sender)}}. Other text among them is kept from
+// turning the direction of what is around it.
 func (w *Words) HTML(key string, args ...any) template.HTML {
-	// The arguments go in after escaping, in the places of marks that no text has.
-	marks := make([]any, len(args))
-	var replace []string
+	if !w.keys[key] {
+		if en := all[languages[0].Tag]; w != en && en.keys[key] {
+			return en.HTML(key, args...)
+		}
+		return template.HTML(template.HTMLEscapeString(key))
+	}
+	safe := make([]any, len(args))
 	for i, a := range args {
 		switch a := a.(type) {
 		case template.HTML:
-			mark := fmt.Sprintf("\x00%d\x00", i)
-			marks[i] = mark
-			replace = append(replace, template.HTMLEscapeString(mark), string(a))
+			safe[i] = string(a)
+		case int, int64: // for plurals, and the digits of the language
+			safe[i] = a
 		default:
-			marks[i] = a
+			safe[i] = string(Isolate(fmt.Sprint(a)))
 		}
 	}
-	text := template.HTMLEscapeString(w.T(key, marks...))
-	return template.HTML(strings.NewReplacer(replace...).Replace(text))
+	return template.HTML(w.printer.Sprintf(escaped+key, safe...))
+}
+
+// Isolate escapes a text that may run in another direction than the language of
+// the page: an address, a name, the number of a message.
+func Isolate(s string) template.HTML {
+	return "<bdi>" + template.HTML(template.HTMLEscapeString(s)) + "</bdi>"
 }
 
 // Has reports whether the language itself has a key.
