@@ -32,21 +32,30 @@ type pages struct {
 	icon      []byte
 	host      string
 	support   string
+	now       func() time.Time
 }
 
 // page is what a template is executed with. The words of its language are
-// functions of the template: t is text, th is text with arguments that are HTML.
+// functions of the template:
+//
+//	t, th             text, and text with arguments that are HTML
+//	date, day, clock  a time (words.Words has what they mean), "" for the zero time
+//	full              a time in its own zone, with the day of the week
+//	in, ago           how far it is from now
+//	size, number
+//	bdi, strong       text that may run in another direction; the same, stressed
 type page struct {
 	*words.Words
-	Host    string
-	Support string
-	View    any
+	Host      string
+	Support   string
+	Languages []languageLink
+	View      any
 }
 
 // pageNames are the templates, each a file of that name.
 var pageNames = []string{"landing", "message", "over", "unknown", "refused", "trouble"}
 
-func newPages(host, support string) (*pages, error) {
+func newPages(host, support string, now func() time.Time) (*pages, error) {
 	style, err := files.ReadFile("templates/style.css")
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
@@ -55,7 +64,7 @@ func newPages(host, support string) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
-	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support}
+	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support, now: now}
 	hash := sha256.Sum256(style)
 	p.csp = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
 		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -80,12 +89,18 @@ func newPages(host, support string) (*pages, error) {
 			"style":  func() template.HTML { return styleElement },
 			"icon":   func() template.URL { return iconURL },
 			"script": func(name string) template.HTML { return scripts[name] },
-			"size":   size,
 			"t":      w.T,
 			"th":     w.HTML,
-			"strong": func(s string) template.HTML {
-				return "<strong>" + template.HTML(template.HTMLEscapeString(s)) + "</strong>"
-			},
+			"date":   w.Date,
+			"day":    w.Day,
+			"clock":  w.Clock,
+			"full":   w.Full,
+			"in":     func(t time.Time) string { return w.In(t, now()) },
+			"ago":    func(t time.Time) string { return w.Ago(t, now()) },
+			"size":   w.Size,
+			"number": w.Number,
+			"bdi":    words.Isolate,
+			"strong": func(s string) template.HTML { return "<strong>" + words.Isolate(s) + "</strong>" },
 		}).ParseFS(files, "templates/layout.html")
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
@@ -124,19 +139,10 @@ func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name s
 func (p *pages) render(r *http.Request, name string, view any) ([]byte, error) {
 	w := wordsOf(r)
 	var b bytes.Buffer
-	if err := p.templates[w.Tag][name].Execute(&b, page{w, p.host, p.support, view}); err != nil {
+	if err := p.templates[w.Tag][name].Execute(&b, page{w, p.host, p.support, languageLinks(r, name, w), view}); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return b.Bytes(), nil
-}
-
-// wordsOf returns the words for a request: those of the rule about its recipient,
-// else those that the browser asks for.
-func wordsOf(r *http.Request) *words.Words {
-	if q, ok := r.Context().Value(requestKey{}).(*request); ok && q.language != "" {
-		return words.For(q.language)
-	}
-	return words.Match(r.Header.Get("Accept-Language"))
 }
 
 // send answers with an HTML document.

@@ -57,6 +57,7 @@ func (p *portal) pickup(h func(http.ResponseWriter, *http.Request, *visit) error
 		got, err := p.vault.Pickup(r.Context(), item, secret)
 		if got != nil {
 			found(r.Context(), got.ItemID, got.Language)
+			place(r.Context(), p.base+"/m/"+url.PathEscape(item)+"/"+url.PathEscape(secret), got.Sender)
 		}
 		if (errors.Is(err, escrow.ErrExpired) || errors.Is(err, escrow.ErrRetracted)) && got != nil {
 			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(got.Expires), Item: got.ItemID}}
@@ -173,8 +174,8 @@ func (p *portal) landing(w http.ResponseWriter, r *http.Request, v *visit) error
 		return see(w, v.self+"/message")
 	}
 	view := p.landingView(r, v)
-	view.NoCookies = r.URL.RawQuery == "cookies"
-	view.Left = r.URL.RawQuery == "closed"
+	view.NoCookies = r.URL.Query().Has("cookies")
+	view.Left = r.URL.Query().Has("closed")
 	return p.pages.write(w, r, http.StatusOK, "landing", view)
 }
 

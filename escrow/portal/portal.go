@@ -119,7 +119,7 @@ func New(c Config) (http.Handler, error) {
 		p.now = time.Now
 	}
 	var err error
-	if p.pages, err = newPages(b.Host, c.SupportText); err != nil {
+	if p.pages, err = newPages(b.Host, c.SupportText, p.now); err != nil {
 		return nil, err
 	}
 	p.requests = prometheus.NewCounterVec(prometheus.CounterOpts{

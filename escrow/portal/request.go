@@ -79,6 +79,7 @@ func (p *portal) guard(route string, h handler) http.Handler {
 			p.log.Info("portal request", "method", r.Method, "route", route, "status", status, "item", req.item, "duration", p.now().Sub(start))
 		}()
 		p.secureHeaders(w.Header())
+		p.chooseLanguage(w, r, req)
 		err := p.checkOrigin(r)
 		if err == nil {
 			err = h(w, r)
@@ -102,7 +103,10 @@ type requestKey struct{}
 // request collects what may be logged, and what the pages of its answer need.
 type request struct {
 	item     string
-	language string // that a rule demands, "" for the browser's
+	language string // that a rule names, "" for the browser's
+	chosen   string // language that the reader has chosen, "" for the rule's
+	home     string // where a link back leads, "" if it is not known
+	sender   string // of the message, "" for none
 }
 
 // found notes that the vault knows the item: what else stands in a path may be a
