@@ -2,6 +2,7 @@ package escrow
 
 import (
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -17,6 +18,32 @@ var (
 	ErrLastMeans = errors.New("escrow: it is the only way into the account")
 )
 
+// AccountOptions say how recipients are verified. The zero value is good.
+type AccountOptions struct {
+	// Verify is what counts where neither rule nor setting says: VerifyCode or
+	// VerifyAccount; "": VerifyCode.
+	Verify string
+	// DeviceLifetime is how long a device stays verified by an account; zero:
+	// [DefaultDeviceLifetime].
+	DeviceLifetime time.Duration
+	// MailboxReset lets a mailed code replace the credentials of an account.
+	MailboxReset bool
+}
+
+func (o AccountOptions) filled() (AccountOptions, error) {
+	switch o.Verify {
+	case "":
+		o.Verify = VerifyCode
+	case VerifyCode, VerifyAccount:
+	default:
+		return o, fmt.Errorf("verification %q where no rule says: want code or account", o.Verify)
+	}
+	if o.DeviceLifetime <= 0 {
+		o.DeviceLifetime = DefaultDeviceLifetime
+	}
+	return o, nil
+}
+
 // WeakPasswordError says why a password is not taken. It wraps [ErrWeakPassword].
 type WeakPasswordError struct{ Reason string } // short, long, common, personal
 
@@ -30,6 +57,7 @@ type AccountState struct {
 	Passkey      bool // it has a passkey
 	TOTP         bool // its password needs a TOTP code too
 	MailboxReset bool // policy lets a mailed code replace lost credentials
+	CanPasskey   bool // browsers make passkeys for this portal: it has a host name, and https
 }
 
 // Device is a browser in which a recipient is verified, for all messages to that
@@ -112,4 +140,13 @@ type DeviceInfo struct {
 	Seen    time.Time
 	Expires time.Time
 	This    bool // the one that asks
+}
+
+// accountState says what the holder of a link learns of an account, nil for none.
+func (v *Vault) accountState(a *StoredAccount) AccountState {
+	s := AccountState{MailboxReset: v.accounts.MailboxReset}
+	if a != nil {
+		s.Enrolled, s.Password, s.Passkey, s.TOTP = true, a.Password != nil, len(a.Passkeys) > 0, a.TOTP != nil
+	}
+	return s
 }

@@ -31,7 +31,8 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 	p := &Pickup{
 		ItemID: s.ItemID, Recipient: s.Recipient, Sender: s.Sender, Verify: s.Verify, Mode: s.Mode,
 		State: s.State, Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size,
-		id: s.ID, secret: raw, secretHash: hash, passphrase: s.Passphrase,
+		Tag: v.RecipientTag(s.Folded),
+		id:  s.ID, folded: s.Folded, secret: raw, secretHash: hash, passphrase: s.Passphrase,
 	}
 	switch {
 	case s.State == StateRetracted:
@@ -40,7 +41,15 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 		p.State = StateExpired
 		return p, ErrExpired
 	}
+	account, err := v.store.AccountOf(ctx, p.folded)
+	if err != nil && !errors.Is(err, ErrUnknown) {
+		return nil, fmt.Errorf("pickup: %w", err)
+	}
+	p.Account = v.accountState(account)
 	limits := v.guessLimits(p, Client{})
+	if p.Verify == VerifyAccount && p.Account.Enrolled {
+		limits = v.passwordLimits(p, Client{})
+	}
 	if p.Locked, err = v.store.Locked(ctx, keysOf(limits), now); err != nil {
 		return nil, fmt.Errorf("pickup: %w", err)
 	}

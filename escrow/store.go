@@ -10,6 +10,7 @@ import (
 // changes something is one transaction, on the disk when it returns.
 type Store interface {
 	PinLedger
+	AccountStore
 	SenderStore
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,

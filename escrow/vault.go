@@ -45,6 +45,7 @@ type Options struct {
 	PortalURL  string        // https://HOST[:PORT][/PATH]
 	NoticeFrom string        // of notices: "Name <addr>" or addr, of a domain whose mail returns here
 	ServerName string        // named in mails; "": the domain of NoticeFrom
+	Accounts   AccountOptions
 	// OwnDomain reports whether this server delivers the mail of a domain
 	// itself; nil: of none. Only senders there get links to their pages.
 	OwnDomain func(ctx context.Context, domain string) (bool, error)
@@ -71,6 +72,7 @@ type Vault struct {
 	keys      *Keys
 	pins      *Pins
 	lifetime  time.Duration
+	accounts  AccountOptions
 	url       string
 	ownDomain func(ctx context.Context, domain string) (bool, error)
 	senders   senderMail
@@ -112,6 +114,9 @@ func NewVault(o Options) (*Vault, error) {
 	if v.lifetime <= 0 {
 		v.lifetime = DefaultLifetime
 	}
+	if v.accounts, err = o.Accounts.filled(); err != nil {
+		return nil, err
+	}
 	if v.now == nil {
 		v.now = time.Now
 	}
@@ -140,8 +145,11 @@ func NewVault(o Options) (*Vault, error) {
 // 5321, section 4.5.3.1.6).
 const maxPortalURL = 800
 
-// Client is who tries a code or a passphrase.
-type Client struct{ Addr netip.Addr }
+// Client is who tries a code, a passphrase or a password.
+type Client struct {
+	Addr   netip.Addr
+	Device string // what the browser is called in the recipient's list of devices
+}
 
 // Pickup is one recipient's right to one message, got with the right secret.
 type Pickup struct {
@@ -160,7 +168,8 @@ type Pickup struct {
 	Tag       string    // names the recipient in paths and cookies, see [Vault.RecipientTag]
 	Account   AccountState
 
-	id         string // of the pickup
+	id         string // of the pickup; "": of none, as [Vault.Owner] returns it
+	folded     string // recipient
 	secret     []byte // of the link
 	secretHash []byte
 	passphrase []byte // how the passphrase is hashed, nil where none is needed

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,6 +55,12 @@ func (v *Vault) guessLimits(p *Pickup, c Client) []Limit {
 	return v.limits(p, c, "try", windowTries, triesPickup, triesRecipient, triesClient)
 }
 
+// passwordLimits are those of an account. They are apart from those of codes: who
+// reads the mailbox must not have them forgotten by entering a right code.
+func (v *Vault) passwordLimits(p *Pickup, c Client) []Limit {
+	return v.limits(p, c, "password", windowTries, triesPickup, triesRecipient, triesClient)
+}
+
 func (v *Vault) codeLimits(p *Pickup, c Client) []Limit {
 	return v.limits(p, c, "code", windowCodes, codesPickup, codesRecipient, codesClient)
 }
@@ -64,11 +71,7 @@ func (v *Vault) limits(p *Pickup, c Client, what string, window time.Duration, p
 		key := hex.EncodeToString(v.keys.tag(tagSize, "limit/1", what, kind, value))
 		return Limit{Key: key, Tries: tries, Window: window, First: firstLock, Most: longestLock, ForgetDoubles: forgetDoubles}
 	}
-	folded, err := fold(p.Recipient)
-	if err != nil {
-		folded = p.Recipient
-	}
-	limits := []Limit{limit(pickup, "pickup", p.id), limit(recipient, "recipient", folded)}
+	limits := []Limit{limit(pickup, "pickup", p.id), limit(recipient, "recipient", p.folded)}
 	if a := c.Addr.Unmap(); a.IsValid() {
 		if a.Is6() {
 			a = netip.PrefixFrom(a.WithZone(""), 64).Masked().Addr()
@@ -105,8 +108,8 @@ func (v *Vault) SendCode(ctx context.Context, p *Pickup, c Client) error {
 	if err := v.live(p); err != nil {
 		return err
 	}
-	if p.Verify != VerifyCode {
-		return errors.New("send a code: the recipient verifies by passphrase")
+	if p.Verify == VerifyPassphrase || p.id == "" {
+		return errors.New("send a code: no code is asked for here")
 	}
 	now := v.now()
 	locked, _, err := v.store.Charge(ctx, v.codeLimits(p, c), now)
@@ -150,69 +153,140 @@ func (v *Vault) codeTag(p *Pickup, code string) []byte {
 	return v.keys.tag(tagSize, "code/1", p.id, string(p.secretHash), code)
 }
 
-// Verify checks a code or a passphrase, as p.Verify says, and returns a token
-// for the device's cookie. A try is counted, and the count committed, before
-// anything is checked: ErrWrong for a wrong answer, *LockedError if there were
-// too many, whose last one checked nothing. The sender is told once of each
+// Prove checks a code or a passphrase, as p.Verify says. A right code verifies the
+// device for all messages to that recipient that ask for no more than a code; a
+// passphrase for this message alone. A try is counted, and the count committed,
+// before anything is checked: ErrWrong for a wrong answer, *LockedError if there
+// were too many, whose last one checked nothing. The sender is told once of each
 // lock. Nothing is destroyed by tries.
+func (v *Vault) Prove(ctx context.Context, p *Pickup, answer string, c Client) (Grant, error) {
+	if err := v.live(p); err != nil {
+		return Grant{}, err
+	}
+	var g Grant
+	switch p.Verify {
+	case VerifyPassphrase:
+		var hashed []byte
+		err := v.try(ctx, p, c, v.guessLimits(p, c), nil, func() (err error) {
+			hashed, err = v.checkPassphrase(ctx, p, answer)
+			return err
+		})
+		if err != nil {
+			return Grant{}, err
+		}
+		if g, err = v.newToken(p, hashed); err != nil {
+			return Grant{}, err
+		}
+		v.note(ctx, p.ItemID, p.id, EventVerified, VerifyPassphrase)
+	case VerifyCode:
+		err := v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
+			use, ok := v.codeUse(p, answer)
+			if !ok {
+				return ErrWrong
+			}
+			var d *StoredDevice
+			d, g = v.newDevice(p.folded, VerifyCode, c.Device, v.now())
+			return v.store.ChangeAccount(ctx, AccountChange{
+				Address: p.folded, Now: v.now(), Code: use, Device: d,
+				Pickup: p.id, Events: []Event{{At: v.now(), What: EventVerified, Detail: VerifyCode}},
+			})
+		})
+		if err != nil {
+			return Grant{}, err
+		}
+	default:
+		return Grant{}, ErrWrong // a page from before the account was demanded
+	}
+	return g, nil
+}
+
+// Verify is Prove for whoever wants no device.
+//
+// Deprecated: Prove takes its place.
 func (v *Vault) Verify(ctx context.Context, p *Pickup, answer string, c Client) (token string, err error) {
 	if err := v.live(p); err != nil {
 		return "", err
 	}
+	var hashed []byte
+	codes := v.codeLimits(p, c)
+	if p.Verify != VerifyCode {
+		codes = nil
+	}
+	err = v.try(ctx, p, c, v.guessLimits(p, c), codes, func() (err error) {
+		if p.Verify == VerifyPassphrase {
+			hashed, err = v.checkPassphrase(ctx, p, answer)
+			return err
+		}
+		use, ok := v.codeUse(p, answer)
+		if !ok {
+			return ErrWrong
+		}
+		ok, err = v.store.UseCode(ctx, use.Pickup, use.Tag, v.now(), use.Grace)
+		if err == nil && !ok {
+			err = ErrWrong
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	g, err := v.newToken(p, hashed)
+	return g.Token, err
+}
+
+// try counts a try against limits, and checks it unless one of them is locked.
+// check returns an error that wraps ErrWrong for a wrong answer. Who is right has
+// the counters forgotten, those of codes asked for too where there are such.
+func (v *Vault) try(ctx context.Context, p *Pickup, c Client, limits, codes []Limit, check func() error) error {
 	now := v.now()
-	limits := v.guessLimits(p, c)
 	locked, locks, err := v.store.Charge(ctx, limits, now)
 	if err != nil {
-		return "", fmt.Errorf("verify: %w", err)
+		return fmt.Errorf("verify: %w", err)
 	}
 	if !locked.IsZero() {
 		// Of a lock whose try was cut by a crash nobody was told yet. A fresh one
 		// may belong to a try that is right, and being checked.
 		v.tell(ctx, p, limits, now.Add(-time.Minute), locked)
-		return "", &LockedError{Until: locked}
+		return &LockedError{Until: locked}
 	}
 	v.metrics.locked.Add(float64(len(locks)))
-	hashed, err := v.check(ctx, p, answer)
+	err = check()
 	if errors.Is(err, ErrWrong) {
 		v.metrics.wrong.Inc()
 		if len(locks) > 0 {
 			v.tell(ctx, p, limits, now, now.Add(firstLock))
 		}
-		return "", ErrWrong
+		return ErrWrong
 	}
 	if err != nil {
 		// Not the recipient's fault; but the try stays counted.
-		return "", fmt.Errorf("verify: %w", err)
+		return fmt.Errorf("verify: %w", err)
 	}
-	v.forgive(ctx, p, c, limits, locks)
-	return v.newToken(p, hashed)
+	v.forgive(ctx, p, limits, codes, locks)
+	return nil
 }
 
-// check says whether an answer is right: ErrWrong if it is not. hashed is the
-// hashed passphrase.
-func (v *Vault) check(ctx context.Context, p *Pickup, answer string) (hashed []byte, err error) {
-	if p.Verify == VerifyPassphrase {
-		if len(answer) > seal.MaxPassphrase {
-			return nil, ErrWrong
-		}
-		if hashed, err = v.hash(ctx, []byte(answer), p.passphrase); err != nil {
-			return nil, err
-		}
-		_, err = v.unwrap(ctx, p, hashed)
-		if errors.Is(err, seal.ErrOpen) {
-			return nil, ErrWrong
-		}
-		return hashed, err
-	}
-	code, ok := digits(answer)
-	if !ok {
+// checkPassphrase returns the hashed passphrase, ErrWrong if it is not the one.
+func (v *Vault) checkPassphrase(ctx context.Context, p *Pickup, answer string) (hashed []byte, err error) {
+	if len(answer) > seal.MaxPassphrase {
 		return nil, ErrWrong
 	}
-	ok, err = v.store.UseCode(ctx, p.id, v.codeTag(p, code), v.now(), codeGrace)
-	if err == nil && !ok {
+	if hashed, err = v.hash(ctx, []byte(answer), p.passphrase); err != nil {
+		return nil, err
+	}
+	if _, err = v.unwrap(ctx, p, hashed); errors.Is(err, seal.ErrOpen) {
 		err = ErrWrong
 	}
-	return nil, err
+	return hashed, err
+}
+
+// codeUse reads a code that was typed. ok is false if it can't be one.
+func (v *Vault) codeUse(p *Pickup, answer string) (use *CodeUse, ok bool) {
+	code, ok := digits(answer)
+	if !ok {
+		return nil, false
+	}
+	return &CodeUse{Pickup: p.id, Tag: v.codeTag(p, code), Grace: codeGrace}, true
 }
 
 // digits reads a code as people type and paste it.
@@ -246,14 +320,14 @@ func (v *Vault) hash(ctx context.Context, passphrase, hashing []byte) ([]byte, e
 	return seal.HashPassphrase(passphrase, hashing)
 }
 
-// forgive forgets the tries of who turned out to be the recipient. The client's
-// address only gets this one back: others may be behind it.
-func (v *Vault) forgive(ctx context.Context, p *Pickup, c Client, limits []Limit, locks []string) {
+// forgive forgets the tries of who turned out to be the recipient, and the codes
+// asked for. The client's address only gets one of each back: others may be behind
+// it.
+func (v *Vault) forgive(ctx context.Context, p *Pickup, limits, codes []Limit, locks []string) {
 	ctx = context.WithoutCancel(ctx)
 	mine := keysOf(limits[:2])
 	var err error
-	if p.Verify == VerifyCode {
-		codes := v.codeLimits(p, c)
+	if len(codes) > 0 {
 		mine = append(mine, keysOf(codes[:2])...)
 		for _, l := range codes[2:] {
 			err = errors.Join(err, v.store.Refund(ctx, l, false))
@@ -261,11 +335,7 @@ func (v *Vault) forgive(ctx context.Context, p *Pickup, c Client, limits []Limit
 	}
 	err = errors.Join(err, v.store.Forget(ctx, mine))
 	for _, l := range limits[2:] {
-		madeLock := false
-		for _, k := range locks {
-			madeLock = madeLock || k == l.Key
-		}
-		err = errors.Join(err, v.store.Refund(ctx, l, madeLock))
+		err = errors.Join(err, v.store.Refund(ctx, l, slices.Contains(locks, l.Key)))
 	}
 	if err != nil {
 		v.log.Warn("tries before a right one stay counted", "item", p.ItemID, "error", err)
@@ -307,7 +377,7 @@ const tokenVersion = 1
 // newToken makes the content of a device's cookie: the end of the session and
 // what opens the wrap, encrypted under the server's keys. It opens nothing
 // without the link.
-func (v *Vault) newToken(p *Pickup, hashed []byte) (string, error) {
+func (v *Vault) newToken(p *Pickup, hashed []byte) (Grant, error) {
 	ends := v.now().Add(sessionLifetime)
 	if p.Expires.Before(ends) {
 		ends = p.Expires
@@ -316,16 +386,16 @@ func (v *Vault) newToken(p *Pickup, hashed []byte) (string, error) {
 	plain = append(plain, hashed...)
 	box, err := v.keys.seal(plain, "session/1", p.ItemID, p.id, string(p.secretHash))
 	if err != nil {
-		return "", fmt.Errorf("verify: %w", err)
+		return Grant{}, fmt.Errorf("verify: %w", err)
 	}
-	return base64.RawURLEncoding.EncodeToString(box), nil
+	return Grant{Token: base64.RawURLEncoding.EncodeToString(box), Expires: time.Unix(ends.Unix(), 0).UTC()}, nil
 }
 
 // maxToken is more than any token has, in bytes.
 const maxToken = 1024
 
-// CheckToken reads a device's cookie: ErrUnknown if it is not of this pickup, or
-// its time is over. It counts against no limit and heeds no lock.
+// CheckToken reads the cookie of a device that is verified for one message:
+// ErrUnknown if it is not of this pickup, or its time is over. It counts against no limit and heeds no lock.
 func (v *Vault) CheckToken(ctx context.Context, p *Pickup, token string) (*Session, error) {
 	if err := v.live(p); err != nil {
 		return nil, err
@@ -341,9 +411,11 @@ func (v *Vault) CheckToken(ctx context.Context, p *Pickup, token string) (*Sessi
 	if err != nil || len(plain) < 9 || plain[0] != tokenVersion {
 		return nil, ErrUnknown
 	}
-	s := &Session{Expires: time.Unix(int64(binary.BigEndian.Uint64(plain[1:])), 0).UTC(), pickup: p.id}
+	s := &Session{Expires: time.Unix(int64(binary.BigEndian.Uint64(plain[1:])), 0).UTC(), How: VerifyCode, pickup: p.id}
 	if len(plain) > 9 {
-		s.hashed = plain[9:]
+		s.How, s.hashed = VerifyPassphrase, plain[9:]
+	} else if p.Verify != VerifyCode {
+		return nil, ErrUnknown
 	}
 	if !v.now().Before(s.Expires) {
 		return nil, ErrUnknown

@@ -317,6 +317,8 @@ func (db *DB) Sweep(ctx context.Context, now time.Time, keep time.Duration) erro
 		}{
 			{`DELETE FROM escrow_code WHERE expires_at < ?`, now},
 			{`DELETE FROM outbox WHERE until_at < ?`, now},
+			{`DELETE FROM escrow_device WHERE expires_at <= ?`, now},
+			{`DELETE FROM escrow_ceremony WHERE expires_at <= ?`, now},
 			{`DELETE FROM escrow_limit WHERE last_at < ?`, now.Add(-limitsKept)},
 			{`DELETE FROM settlement WHERE created_at < ?`, now.Add(-settlementsKept)},
 			{`DELETE FROM escrow_pickup WHERE wrap IS NULL AND ended_at < ?`, now.Add(-keep)},

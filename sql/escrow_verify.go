@@ -35,14 +35,21 @@ func (db *DB) AddCode(ctx context.Context, pickup string, tag []byte, expires ti
 
 // UseCode reports whether tag is that of a valid code, and marks it used.
 func (db *DB) UseCode(ctx context.Context, pickup string, tag []byte, now time.Time, grace time.Duration) (ok bool, err error) {
-	err = db.write(ctx, func(tx *dbsql.Tx) error {
-		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_code SET used_at = coalesce(used_at, ?)
-			WHERE pickup_id = ? AND tag = ? AND expires_at > ? AND coalesce(used_at, ?) >= ?`,
-			micros(now), pickup, tag, micros(now), micros(now), micros(now.Add(-grace))))
-		ok = n > 0
+	err = db.write(ctx, func(tx *dbsql.Tx) (err error) {
+		ok, err = useCode(ctx, tx, pickup, tag, now, grace)
 		return err
 	})
-	return ok, err
+	return ok && err == nil, err
+}
+
+func useCode(ctx context.Context, tx *dbsql.Tx, pickup string, tag []byte, now time.Time, grace time.Duration) (ok bool, err error) {
+	n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_code SET used_at = coalesce(used_at, ?)
+		WHERE pickup_id = ? AND tag = ? AND expires_at > ? AND coalesce(used_at, ?) >= ?`,
+		micros(now), pickup, tag, micros(now), micros(now), micros(now.Add(-grace))))
+	if err != nil {
+		return false, fmt.Errorf("use a code: %w", err)
+	}
+	return n > 0, nil
 }
 
 // limitRow is a counter as it is stored.

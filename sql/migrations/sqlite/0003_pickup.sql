@@ -66,12 +66,14 @@ CREATE TABLE escrow_device (
 CREATE INDEX escrow_device_address ON escrow_device (address);
 CREATE INDEX escrow_device_expires ON escrow_device (expires_at);
 
--- A WebAuthn or TOTP ceremony that has begun; it is used once.
+-- A WebAuthn or TOTP ceremony that was used: none is used twice. One that was only
+-- begun is in the hands of the browser, encrypted under the server's keys.
 CREATE TABLE escrow_ceremony (
     id         BLOB    NOT NULL PRIMARY KEY, -- SHA-256 of its token
-    sealed     BLOB    NOT NULL,             -- under the server's keys
     expires_at INTEGER NOT NULL
 ) STRICT;
+
+CREATE INDEX escrow_ceremony_expires ON escrow_ceremony (expires_at);
 
 -- A reply: a draft, then on its way to the sender through Postfix.
 CREATE TABLE escrow_reply (
