@@ -112,14 +112,10 @@ func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 	if st := stateOf(s, now); st != StateHeld && st != StateRead {
 		return fmt.Errorf("%w: it is %s", ErrNotRecoverable, st)
 	}
-	wrap, err := v.store.RecoverWrap(ctx, s.ItemID)
+	key, err := v.recoverKey(ctx, s.ItemID)
 	if errors.Is(err, ErrUnknown) {
 		return fmt.Errorf("%w: its mode is %s", ErrNotRecoverable, s.Mode)
 	} else if err != nil {
-		return fmt.Errorf("resend: %w", err)
-	}
-	key, err := seal.UnwrapRecover(v.keys.aead, wrap, s.ItemID)
-	if err != nil {
 		return fmt.Errorf("resend: %w", err)
 	}
 	list, err := v.store.Recipients(ctx, []string{s.Folded})

@@ -60,20 +60,11 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 // decrypted as the caller reads, and marks it read. An error of the reader other
 // than io.EOF means that what was read is authentic and not all.
 func (v *Vault) Open(ctx context.Context, p *Pickup, s *Session) (io.ReadCloser, error) {
-	now := v.now()
-	if s == nil || s.pickup != p.id || !now.Before(s.Expires) {
-		return nil, ErrUnknown
-	}
-	key, err := v.unwrap(ctx, p, s.hashed)
+	r, err := v.Peek(ctx, p, s)
 	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
+		return nil, err
 	}
-	chunks := &chunkReader{ctx: ctx, store: v.store, item: p.ItemID}
-	r, err := key.Decrypt(chunks, p.ItemID, partRaw)
-	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
-	}
-	first, err := v.store.MarkRead(ctx, p.id, now)
+	first, err := v.store.MarkRead(ctx, p.id, v.now())
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -81,7 +72,7 @@ func (v *Vault) Open(ctx context.Context, p *Pickup, s *Session) (io.ReadCloser,
 		v.metrics.opened.Inc()
 		v.log.Info("message opened", "item", p.ItemID)
 	}
-	return &messageReader{Reader: r, left: p.Size}, nil
+	return r, nil
 }
 
 // unwrap returns the key of a message. The error is seal.ErrOpen where the

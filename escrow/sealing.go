@@ -30,7 +30,8 @@ const (
 // Seal seals a message for all of its recipients, in one transaction: when it
 // returns nil everything is on the disk, the notices in the outbox, and the
 // recipients are settled. On an error nothing of it exists. The body is read
-// once for each mode among the recipients, in constant memory.
+// once for each mode among the recipients, in constant memory, and its header once
+// before.
 //
 // A *[RecipientError] names recipients that are settled already (ErrSettled), or
 // lack the passphrase that is demanded (ErrNoPassphrase).
@@ -51,11 +52,12 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 		return nil, err
 	}
 	var items []NewItem
+	about := inspect(m)
 	for _, mode := range []string{ModeRecoverable, ModeSealed} {
 		if len(recipients[mode]) == 0 {
 			continue
 		}
-		item, err := v.newItem(m, mode, recipients[mode], now)
+		item, err := v.newItem(m, about, mode, recipients[mode], now)
 		if err != nil {
 			return nil, fmt.Errorf("seal: %w", err)
 		}
@@ -162,7 +164,7 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 	return plan, nil
 }
 
-func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.Time) (NewItem, error) {
+func (v *Vault) newItem(m Message, about about, mode string, recipients []planned, now time.Time) (NewItem, error) {
 	key, err := seal.NewKey()
 	if err != nil {
 		return NewItem{}, err
@@ -170,9 +172,13 @@ func (v *Vault) newItem(m Message, mode string, recipients []planned, now time.T
 	item := NewItem{
 		ID: seal.NewID(), Sender: m.Sender, QueueID: m.QueueID, Mode: mode, Size: m.Size,
 		Created: now, Expires: now.Add(v.lifetime), EnvID: m.EnvID, Ret: m.Ret,
+		MessageID: about.messageID, Receipt: about.receipt,
 	}
 	if mode == ModeRecoverable {
 		if item.Recover, err = seal.WrapRecover(v.keys.aead, key, item.ID); err != nil {
+			return NewItem{}, err
+		}
+		if item.Summary, err = v.sealSummary(about.summary, item.ID); err != nil {
 			return NewItem{}, err
 		}
 	}

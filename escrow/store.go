@@ -11,6 +11,7 @@ import (
 type Store interface {
 	PinLedger
 	AccountStore
+	InboxStore
 	SenderStore
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,

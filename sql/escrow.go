@@ -53,9 +53,9 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 	for i := range it.Pickups {
 		p := &it.Pickups[i]
 		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, passphrase, wrap, expires_at,
-				notify, orcpt, language)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires),
-			p.Notify, p.ORCPT, p.Language)
+				notify, orcpt, language, created_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires),
+			p.Notify, p.ORCPT, p.Language, micros(it.Created))
 		if err != nil {
 			return fmt.Errorf("store a recipient: %w", err)
 		}
@@ -78,10 +78,12 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 	})
 }
 
-const selectPickup = `SELECT p.id, p.item_id, p.recipient, p.recipient_key, i.sender, i.queue_id, p.verify, i.mode, p.state, p.notice,
+// pickupColumns are what scanPickup reads.
+const pickupColumns = `p.id, p.item_id, p.recipient, p.recipient_key, i.sender, i.queue_id, p.verify, i.mode, p.state, p.notice,
 	i.size, i.created_at, p.expires_at, p.read_at, p.secret_hash, p.passphrase,
-	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language
-	FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
+	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language`
+
+const selectPickup = `SELECT ` + pickupColumns + ` FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
 
 func scanPickup(row interface{ Scan(...any) error }) (*escrow.StoredPickup, error) {
 	var (
@@ -268,7 +270,7 @@ func (db *DB) end(ctx context.Context, state string, now time.Time, cond string,
 			for _, q := range []string{
 				`DELETE FROM escrow_code WHERE pickup_id = ?`,
 				`DELETE FROM outbox WHERE pickup_id = ?`,
-				`UPDATE escrow_item SET recover = NULL, ended = 1 WHERE id = (SELECT item_id FROM escrow_pickup WHERE id = ?)
+				`UPDATE escrow_item SET recover = NULL, summary = NULL, ended = 1 WHERE id = (SELECT item_id FROM escrow_pickup WHERE id = ?)
 					AND NOT EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.item_id = escrow_item.id AND p.wrap IS NOT NULL)`,
 			} {
 				if _, err := tx.ExecContext(ctx, q, id); err != nil {

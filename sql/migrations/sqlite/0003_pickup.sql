@@ -23,6 +23,12 @@ ALTER TABLE escrow_pickup ADD COLUMN settled_at INTEGER;                  -- the
 UPDATE escrow_pickup SET settled_at = ended_at WHERE wrap IS NULL;        -- of what is over by now nobody is told
 CREATE INDEX escrow_pickup_unsettled ON escrow_pickup (ended_at) WHERE wrap IS NULL AND settled_at IS NULL;
 
+-- An inbox is read by the page, the newest first.
+ALTER TABLE escrow_pickup ADD COLUMN created_at INTEGER NOT NULL DEFAULT 0; -- of its item
+UPDATE escrow_pickup SET created_at = (SELECT i.created_at FROM escrow_item i WHERE i.id = escrow_pickup.item_id);
+CREATE INDEX escrow_pickup_inbox ON escrow_pickup (recipient_key, created_at, item_id);
+DROP INDEX escrow_pickup_recipient; -- the new one serves for it
+
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema
    SET sql = replace(sql, 'CHECK (verify IN (''code'', ''passphrase''))', 'CHECK (verify IN (''code'', ''passphrase'', ''account''))')
