@@ -19,6 +19,7 @@ var errBusy = errors.New("too many requests for one message at a time")
 type gate struct {
 	mu   sync.Mutex
 	keys map[string]*places
+	each int // places of a key
 	wait time.Duration
 }
 
@@ -28,14 +29,16 @@ type places struct {
 	users int // who has a place, or waits for one
 }
 
-func newGate() *gate { return &gate{keys: make(map[string]*places), wait: gateWait} }
+func newGate() *gate {
+	return &gate{keys: make(map[string]*places), each: gatePlaces, wait: gateWait}
+}
 
 // enter waits for a place. Whoever got one calls leave.
 func (g *gate) enter(ctx context.Context, key string) (leave func(), err error) {
 	g.mu.Lock()
 	p := g.keys[key]
 	if p == nil {
-		p = &places{free: make(chan struct{}, gatePlaces)}
+		p = &places{free: make(chan struct{}, g.each)}
 		g.keys[key] = p
 	}
 	p.users++

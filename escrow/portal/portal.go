@@ -54,6 +54,7 @@ type Config struct {
 	// BaseURL is how recipients reach the portal: scheme, host, and the path that
 	// it lies under, if any. Requests for another host are refused.
 	BaseURL *url.URL
+	Replies Replies // nil: messages can't be answered here
 	// TrustedProxies may say in X-Forwarded-For and X-Forwarded-Host on whose
 	// behalf they ask; nil: those on loopback. Who connects to a unix socket is
 	// trusted always.
@@ -66,6 +67,7 @@ type Config struct {
 
 type portal struct {
 	vault     Vault
+	replies   Replies
 	base      string // path that the portal lies under, without trailing slash
 	host      string // canonical, of the base URL
 	origin    string // of the base URL
@@ -80,8 +82,9 @@ type portal struct {
 	rendering chan struct{}
 	// What is sent to one recipient at a time, each kind for itself: a page or
 	// download that the other end is slow to take needs memory meanwhile.
-	reading, downloading *gate
-	requests             *prometheus.CounterVec
+	reading, downloading, uploading *gate
+	drafting                        *gate // of one: a text is compared, then kept
+	requests                        *prometheus.CounterVec
 }
 
 // parallelRendering is how many messages are taken apart at a time.
@@ -98,6 +101,7 @@ func New(c Config) (http.Handler, error) {
 	}
 	p := &portal{
 		vault:     c.Vault,
+		replies:   c.Replies,
 		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
 		host:      canonicalHost(b.Host, b.Scheme),
 		secure:    b.Scheme == "https",
@@ -106,8 +110,9 @@ func New(c Config) (http.Handler, error) {
 		now:       c.Now,
 		rendering: make(chan struct{}, parallelRendering),
 		sanitizer: newSanitizer(),
-		reading:   newGate(), downloading: newGate(),
+		reading:   newGate(), downloading: newGate(), uploading: newGate(), drafting: newGate(),
 	}
+	p.drafting.each = 1
 	p.origin = b.Scheme + "://" + p.host
 	if p.proxies == nil {
 		p.proxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
@@ -168,4 +173,5 @@ func (p *portal) messageRoutes(handle func(pattern, route string, h handler), pr
 	mount("GET", "/html", p.reading, p.html)
 	mount("GET", "/part/{n}", p.downloading, p.part)
 	mount("GET", "/raw", p.downloading, p.raw)
+	p.replyRoutes(handle, prefix, wrap)
 }
