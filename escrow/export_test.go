@@ -1,9 +1,29 @@
 package escrow
 
-import "io"
+import (
+	"context"
+	"io"
+	"strings"
+	"time"
+)
 
 // Classify is classify, for the fuzzer.
 func Classify(from string, report io.Reader) string { return classify(from, report).String() }
 
 // CleanName is cleanName for a device.
 func CleanName(s string) string { return cleanName(s, maxDeviceName) }
+
+// SessionOf returns a session for a pickup, as if its recipient had been verified.
+func SessionOf(p *Pickup, until time.Time) *Session {
+	return &Session{Expires: until, How: VerifyCode, pickup: p.id}
+}
+
+// PlanAnswer is planAnswer, for tests: whom an answer to a message with that header
+// goes to, whom one to all adds, its subject and its thread.
+func (v *Vault) PlanAnswer(ctx context.Context, sender, recipient, message string) (to, cc []string, subject, inReplyTo string, references []string, err error) {
+	p, err := v.planAnswer(ctx, &Pickup{Sender: sender, Recipient: recipient}, strings.NewReader(message))
+	if err != nil {
+		return nil, nil, "", "", nil, err
+	}
+	return addressesIn(p.To), addressesIn(p.Cc), p.Subject, p.InReplyTo, p.References, nil
+}

@@ -210,7 +210,7 @@ func (v *Vault) Peek(ctx context.Context, p *Pickup, s *Session) (io.ReadCloser,
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
-	chunks := &chunkReader{ctx: ctx, store: v.store, item: p.ItemID}
+	chunks := v.chunks(ctx, p.ItemID)
 	r, err := key.Decrypt(chunks, p.ItemID, partRaw)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)

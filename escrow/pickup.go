@@ -85,11 +85,14 @@ func (v *Vault) unwrap(ctx context.Context, p *Pickup, hashed []byte) (*seal.Key
 	return seal.Unwrap(v.keys.aead, wrap, seal.Opener{Item: p.ItemID, Pickup: p.id, Secret: p.secret, Hashed: hashed})
 }
 
-// chunkReader reads an item's ciphertext, a chunk at a time.
+// chunks returns a reader of an item's ciphertext.
+func (v *Vault) chunks(ctx context.Context, item string) *chunkReader {
+	return &chunkReader{chunk: func(n int) ([]byte, error) { return v.store.Chunk(ctx, item, n) }}
+}
+
+// chunkReader reads ciphertext, a chunk at a time.
 type chunkReader struct {
-	ctx   context.Context
-	store Store
-	item  string
+	chunk func(n int) ([]byte, error) // nil after the last
 	next  int
 	rest  []byte
 	err   error
@@ -97,7 +100,7 @@ type chunkReader struct {
 
 func (c *chunkReader) Read(p []byte) (int, error) {
 	if len(c.rest) == 0 && c.err == nil {
-		c.rest, c.err = c.store.Chunk(c.ctx, c.item, c.next)
+		c.rest, c.err = c.chunk(c.next)
 		c.next++
 		if c.err == nil && len(c.rest) == 0 {
 			c.err = io.EOF

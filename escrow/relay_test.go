@@ -54,10 +54,14 @@ func (s *session) Data(r io.Reader) error {
 
 // count counts the mails in the outbox, due or not.
 func count(t *testing.T, path string, n *int) error {
+	return queryInt(t, path, `SELECT count(*) FROM outbox`, n)
+}
+
+func queryInt(t *testing.T, path, query string, n *int) error {
 	db, err := dbsql.Open("sqlite3", "file:"+path)
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	return db.QueryRowContext(t.Context(), `SELECT count(*) FROM outbox`).Scan(n)
+	return db.QueryRowContext(t.Context(), query).Scan(n)
 }

@@ -13,6 +13,7 @@ type Store interface {
 	AccountStore
 	InboxStore
 	SenderStore
+	ReplyStore
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,
 	// and the settlements of all their recipients. If one of these is settled

@@ -46,8 +46,10 @@ type Options struct {
 	NoticeFrom string        // of notices: "Name <addr>" or addr, of a domain whose mail returns here
 	ServerName string        // named in mails; "": the domain of NoticeFrom
 	Accounts   AccountOptions
+	Replies    ReplyOptions
 	// OwnDomain reports whether this server delivers the mail of a domain
-	// itself; nil: of none. Only senders there get links to their pages.
+	// itself; nil: of none. Only senders there get links to their pages, and a reply may
+	// go there. An error means that nobody knows.
 	OwnDomain func(ctx context.Context, domain string) (bool, error)
 	// SenderMail are the events that senders get a mail of, Mail constants; nil:
 	// [DefaultSenderMail].
@@ -61,7 +63,7 @@ type Options struct {
 	Registerer     prometheus.Registerer // nil: no metrics
 	Wake           func()                // called after mails were queued
 	// Crash, where set, is called at named points, for tests that kill the
-	// process there: seal-before-commit, seal-after-commit.
+	// process there: seal-before-commit, seal-after-commit, reply-after-commit.
 	Crash func(point string)
 }
 
@@ -73,6 +75,7 @@ type Vault struct {
 	pins      *Pins
 	lifetime  time.Duration
 	accounts  AccountOptions
+	replies   ReplyOptions
 	url       string
 	ownDomain func(ctx context.Context, domain string) (bool, error)
 	senders   senderMail
@@ -129,6 +132,7 @@ func NewVault(o Options) (*Vault, error) {
 	if v.crash == nil {
 		v.crash = func(string) {}
 	}
+	v.replies = o.Replies.filled()
 	server := o.ServerName
 	if server == "" {
 		server = from.Domain
@@ -137,6 +141,9 @@ func NewVault(o Options) (*Vault, error) {
 		return nil, err
 	}
 	v.ownDomain = o.OwnDomain
+	if v.ownDomain == nil {
+		v.ownDomain = func(context.Context, string) (bool, error) { return false, nil }
+	}
 	v.writer = notify.Writer{From: from, Name: name, ServerName: server, PortalURL: v.url}
 	return v, nil
 }

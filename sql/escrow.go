@@ -267,6 +267,9 @@ func (db *DB) end(ctx context.Context, state string, now time.Time, cond string,
 			if err != nil {
 				return err
 			}
+			if err := endReplies(ctx, tx, id); err != nil {
+				return err
+			}
 			for _, q := range []string{
 				`DELETE FROM escrow_code WHERE pickup_id = ?`,
 				`DELETE FROM outbox WHERE pickup_id = ?`,
@@ -313,6 +316,9 @@ func (db *DB) Sweep(ctx context.Context, now time.Time, keep time.Duration) erro
 		}
 	}
 	return db.write(ctx, func(tx *dbsql.Tx) error {
+		if err := sweepReplies(ctx, tx, now); err != nil {
+			return err
+		}
 		for _, d := range []struct {
 			query  string
 			before time.Time
@@ -323,7 +329,8 @@ func (db *DB) Sweep(ctx context.Context, now time.Time, keep time.Duration) erro
 			{`DELETE FROM escrow_ceremony WHERE expires_at <= ?`, now},
 			{`DELETE FROM escrow_limit WHERE last_at < ?`, now.Add(-limitsKept)},
 			{`DELETE FROM settlement WHERE created_at < ?`, now.Add(-settlementsKept)},
-			{`DELETE FROM escrow_pickup WHERE wrap IS NULL AND ended_at < ?`, now.Add(-keep)},
+			{`DELETE FROM escrow_pickup WHERE wrap IS NULL AND ended_at < ?
+				AND NOT EXISTS (SELECT 1 FROM escrow_reply r WHERE r.pickup_id = escrow_pickup.id AND r.state = 'queued')`, now.Add(-keep)},
 		} {
 			if _, err := tx.ExecContext(ctx, d.query, micros(d.before)); err != nil {
 				return err

@@ -88,6 +88,7 @@ CREATE TABLE escrow_reply (
     state      TEXT    NOT NULL DEFAULT 'draft' CHECK (state IN ('draft', 'queued', 'sent', 'failed')),
     wrap       BLOB,                         -- the key of its content, under the server's keys; NULL: over
     sealed     BLOB    NOT NULL,             -- envelope, header, text and file names, under that key
+    version    INTEGER NOT NULL DEFAULT 0,   -- one more at each change: a writer names the one it has read
     size       INTEGER NOT NULL DEFAULT 0,   -- bytes of its files
     attempts   INTEGER NOT NULL DEFAULT 0,
     created_at INTEGER NOT NULL,
@@ -97,6 +98,7 @@ CREATE TABLE escrow_reply (
 ) STRICT;
 
 CREATE INDEX escrow_reply_pickup ON escrow_reply (pickup_id);
+CREATE UNIQUE INDEX escrow_reply_draft ON escrow_reply (pickup_id) WHERE state = 'draft';
 CREATE INDEX escrow_reply_due ON escrow_reply (due_at) WHERE state = 'queued';
 
 CREATE TABLE escrow_reply_chunk (
