@@ -200,6 +200,7 @@ func TestPressedTwiceItIsSentOnce(t *testing.T) {
 	if first.State != escrow.ReplyQueued || again.ID != first.ID || only.ID != first.ID || len(again.Files) != 1 {
 		t.Errorf("%+v\n%+v\n%+v", first, again, only)
 	}
+	b.pass(time.Second)
 	other := press("another text")
 	list, err := b.Replies(ctx, p, s)
 	b.must(err)

@@ -41,7 +41,7 @@ func (db *DB) ReplyByID(ctx context.Context, id string) (*escrow.StoredReply, er
 
 // SentReplies returns a pickup's replies that are no drafts.
 func (db *DB) SentReplies(ctx context.Context, pickup string) ([]escrow.StoredReply, error) {
-	return db.replies(ctx, selectReply+`WHERE pickup_id = ? AND state <> 'draft' ORDER BY sent_at, id`, pickup)
+	return db.replies(ctx, selectReply+`WHERE pickup_id = ? AND state <> 'draft' ORDER BY sent_at, created_at, id`, pickup)
 }
 
 func (db *DB) replies(ctx context.Context, query string, args ...any) ([]escrow.StoredReply, error) {
