@@ -164,7 +164,7 @@ func (v *Vault) InboxOpen(ctx context.Context, d *Device, item string) (*Pickup,
 	s := &list[0]
 	p := &Pickup{
 		ItemID: s.ItemID, Recipient: s.Recipient, Sender: s.Sender, Verify: s.Verify, Mode: s.Mode, State: stateOf(s, now),
-		Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size, Tag: d.Tag, id: s.ID,
+		Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size, Language: s.Language, Tag: d.Tag, id: s.ID, folded: s.Folded,
 	}
 	switch {
 	case p.State == StateRetracted:
