@@ -26,6 +26,8 @@ const openerPolicy = "Cross-Origin-Opener-Policy"
 // messageView is the page of a message.
 type messageView struct {
 	Self      string
+	Inbox     string // of all messages to the recipient, "" where the device is not verified for it
+	Leave     string // where to close it on this device
 	Item      string
 	Subject   string
 	From      string
@@ -71,6 +73,13 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 		Self: v.self, Item: v.ItemID, Expires: date(v.Expires), ExpiresIn: in(v.Expires, p.now()), Size: v.Size,
 		Subject: headerText(c.header, "Subject"), To: headerText(c.header, "To"), Cc: headerText(c.header, "Cc"),
 		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated,
+	}
+	view.Leave = v.self + "/leave"
+	if p.inbox != nil && v.device != nil {
+		view.Inbox = p.inboxPath(v.device.Tag)
+		if v.inbox {
+			view.Leave = view.Inbox + "/leave"
+		}
 	}
 	view.From = headerText(c.header, "From")
 	if sender := clean(v.Sender); !strings.Contains(strings.ToLower(view.From), strings.ToLower(sender)) {
@@ -171,7 +180,11 @@ func (p *portal) raw(w http.ResponseWriter, r *http.Request, v *visit, s *escrow
 	}
 	defer body.Close()
 	// Not message/rfc822: some browsers show that.
-	p.download(w, "message.eml", "application/octet-stream")
+	name := "message.eml"
+	if v.inbox { // where several may be downloaded, one after the other
+		name, body = nameOf(v, body)
+	}
+	p.download(w, name, "application/octet-stream")
 	if v.Size > 0 {
 		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
 	}

@@ -53,7 +53,7 @@ type page struct {
 }
 
 // pageNames are the templates, each a file of that name.
-var pageNames = []string{"landing", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept"}
+var pageNames = []string{"landing", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept", "inbox", "inbox-closed"}
 
 func newPages(host, support string, now func() time.Time) (*pages, error) {
 	style, err := files.ReadFile("templates/style.css")

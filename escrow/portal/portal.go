@@ -51,6 +51,7 @@ type Vault interface {
 // Config of [New]. Vault and BaseURL are needed.
 type Config struct {
 	Vault Vault
+	Inbox Inbox // nil: there are no inboxes
 	// BaseURL is how recipients reach the portal: scheme, host, and the path that
 	// it lies under, if any. Requests for another host are refused.
 	BaseURL *url.URL
@@ -68,6 +69,7 @@ type Config struct {
 type portal struct {
 	vault     Vault
 	replies   Replies
+	inbox     Inbox  // or nil
 	base      string // path that the portal lies under, without trailing slash
 	host      string // canonical, of the base URL
 	origin    string // of the base URL
@@ -102,6 +104,7 @@ func New(c Config) (http.Handler, error) {
 	p := &portal{
 		vault:     c.Vault,
 		replies:   c.Replies,
+		inbox:     c.Inbox,
 		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
 		host:      canonicalHost(b.Host, b.Scheme),
 		secure:    b.Scheme == "https",
@@ -157,6 +160,9 @@ func (p *portal) routes() http.Handler {
 	handle("POST "+p.base+m+"/verify", m+"/verify", p.pickup(p.verify))
 	handle("POST "+p.base+m+"/leave", m+"/leave", p.pickup(p.leave))
 	p.messageRoutes(handle, m, func(at *gate, h opened) handler { return p.pickup(p.verified(at, h)) })
+	if p.inbox != nil {
+		p.inboxRoutes(handle)
+	}
 	handle("GET "+p.base+"/favicon.ico", "/favicon.ico", p.favicon)
 	handle("GET /robots.txt", "/robots.txt", p.robots)
 	handle("/", "other", func(http.ResponseWriter, *http.Request) error { return escrow.ErrUnknown })
