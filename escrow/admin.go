@@ -133,7 +133,7 @@ func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 		setting = &list[0]
 	}
 	link, err := v.newLink(key, s.ID, setting, notify.Notice{
-		To: s.Recipient, Sender: s.Sender, ItemID: s.ItemID, Verify: verify, Created: now, Expires: s.Expires, SentAnew: true,
+		To: s.Recipient, Sender: s.Sender, ItemID: s.ItemID, Verify: verify, Language: s.Language, Created: now, Expires: s.Expires, SentAnew: true,
 	})
 	if err != nil {
 		return fmt.Errorf("resend: %w", err)

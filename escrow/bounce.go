@@ -126,7 +126,7 @@ func (v *Vault) answer(ctx context.Context, s *StoredPickup, from string) error 
 		return nil // nobody to answer
 	}
 	now, id := v.now(), seal.NewID()
-	m, err := v.newMail(id, mailAnswer, "", v.writer.Answer(notify.Answer{ID: id, To: a.String(), Sender: s.Sender, Created: now}), now, time.Time{})
+	m, err := v.newMail(id, mailAnswer, "", v.writer.Answer(notify.Answer{ID: id, To: a.String(), Sender: s.Sender, Language: s.Language, Created: now}), now, time.Time{})
 	if err != nil {
 		return fmt.Errorf("reply: %w", err)
 	}

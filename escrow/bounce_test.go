@@ -2,6 +2,8 @@ package escrow_test
 
 import (
 	"bytes"
+	"io"
+	"mime/quotedprintable"
 	"net/mail"
 	"strings"
 	"testing"
@@ -158,7 +160,7 @@ func TestNoticesAreAsPromised(t *testing.T) {
 			t.Errorf("envelope to %s", e.To)
 		}
 		for name, want := range map[string]string{
-			"Auto-Submitted": "auto-generated", "Content-Transfer-Encoding": "7bit", "To": "<" + to + ">", "From": `"Clinic" <notice@clinic.example>`,
+			"Auto-Submitted": "auto-generated", "Content-Transfer-Encoding": "quoted-printable", "Content-Language": "en", "To": "<" + to + ">", "From": `"Clinic" <notice@clinic.example>`,
 		} {
 			if v := got.Header.Get(name); v != want {
 				t.Errorf("%s is %q", name, v)
@@ -181,7 +183,10 @@ func TestNoticesAreAsPromised(t *testing.T) {
 				t.Fatalf("the text is not 7-bit:\n%s", body)
 			}
 		}
-		if !linkLine.Match(body) || !bytes.Contains(body, []byte(`j\u00fcrgen@clinic.example`)) || !bytes.Contains(body, []byte("31 December 2026")) || bytes.Contains(e.Text, []byte("private")) {
+		if body, err = io.ReadAll(quotedprintable.NewReader(bytes.NewReader(body))); err != nil {
+			t.Fatal(err)
+		}
+		if !linkLine.Match(body) || !bytes.Contains(body, []byte("j\u00fcrgen@clinic.example")) || !bytes.Contains(body, []byte("31 December 2026")) || bytes.Contains(e.Text, []byte("private")) {
 			t.Errorf("text:\n%s", e.Text)
 		}
 	}

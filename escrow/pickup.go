@@ -31,8 +31,8 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 	p := &Pickup{
 		ItemID: s.ItemID, Recipient: s.Recipient, Sender: s.Sender, Verify: s.Verify, Mode: s.Mode,
 		State: s.State, Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size,
-		Tag: v.RecipientTag(s.Folded),
-		id:  s.ID, folded: s.Folded, secret: raw, secretHash: hash, passphrase: s.Passphrase,
+		Tag: v.RecipientTag(s.Folded), Language: s.Language,
+		id: s.ID, folded: s.Folded, secret: raw, secretHash: hash, passphrase: s.Passphrase,
 	}
 	switch {
 	case s.State == StateRetracted:

@@ -187,7 +187,7 @@ func (v *Vault) newItem(m Message, about about, mode string, recipients []planne
 			ID: seal.NewID(), Recipient: r.address, Folded: r.folded,
 			Notify: r.notify, ORCPT: r.orcpt, Language: r.language,
 		}
-		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Created: now, Expires: item.Expires}
+		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Language: r.language, Created: now, Expires: item.Expires}
 		if p.Link, err = v.newLink(key, p.ID, r.setting, notice); err != nil {
 			return NewItem{}, err
 		}

@@ -47,6 +47,10 @@ type Options struct {
 	ServerName string        // named in mails; "": the domain of NoticeFrom
 	Accounts   AccountOptions
 	Replies    ReplyOptions
+	Language   string // of mails to senders, and to recipients for whom no rule names one; "": English
+	// Brand returns what the sender's organisation is called and whom to ask there
+	// for help, for the notices; nil: the server's own name alone.
+	Brand func(sender, language string) (name, support string)
 	// OwnDomain reports whether this server delivers the mail of a domain
 	// itself; nil: of none. Only senders there get links to their pages, and a reply may
 	// go there. An error means that nobody knows.
@@ -144,7 +148,7 @@ func NewVault(o Options) (*Vault, error) {
 	if v.ownDomain == nil {
 		v.ownDomain = func(context.Context, string) (bool, error) { return false, nil }
 	}
-	v.writer = notify.Writer{From: from, Name: name, ServerName: server, PortalURL: v.url}
+	v.writer = notify.Writer{From: from, Name: name, ServerName: server, PortalURL: v.url, Language: o.Language, Brand: o.Brand}
 	return v, nil
 }
 

@@ -127,7 +127,7 @@ func (v *Vault) SendCode(ctx context.Context, p *Pickup, c Client) error {
 	id := seal.NewID()
 	mail, err := v.newMail(id, mailCode, p.id, v.writer.Code(notify.Code{
 		ID: id, Bounces: v.bounceAddress(bounceCode, p.id), To: p.Recipient, Code: code,
-		Sender: p.Sender, Created: now, Expires: expires,
+		Sender: p.Sender, Language: p.Language, Created: now, Expires: expires,
 	}), now, expires)
 	if err != nil {
 		return fmt.Errorf("send a code: %w", err)

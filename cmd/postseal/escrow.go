@@ -66,7 +66,7 @@ func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
 func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, wake func()) (*escrow.Vault, error) {
 	return escrow.NewVault(escrow.Options{
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
-		PortalURL: cfg.str("portal-url"), NoticeFrom: from,
+		PortalURL: cfg.str("portal-url"), NoticeFrom: from, Language: cfg.str("language"),
 		Log: log, Registerer: reg, Wake: wake, Crash: crash,
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
 
+	"github.com/postseal/postseal/escrow/words"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -74,6 +75,7 @@ func settings() []setting {
 		{name: "map-reload", usage: "command that makes Postfix read the map files anew, words parted by spaces; it wants root's rights (default: postfix reload)"},
 		{name: "forced-unreachable", usage: "forced TLS to a destination known to be without: queue, defer or reject", value: "queue", check: checkOneOf("queue", "defer", "reject")},
 		{name: "notice-from", usage: "sender of notices, an address of an own domain (default: postseal@ Postfix's mydomain)", check: checkMailbox},
+		{name: "language", usage: "language of mails; a rule may name another for its recipients", value: "en", check: words.Check},
 		{name: "postfix-config-dir", usage: "configuration directory of the Postfix at our side", value: "/etc/postfix"},
 		{name: "recipient-delimiter", usage: "Postfix's recipient_delimiter (default: asked of Postfix)", check: checkDelimiter},
 		{name: "spool-dir", usage: "where messages wait, encrypted, while they are read (default: beside the database)"},

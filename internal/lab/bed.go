@@ -1,9 +1,13 @@
 package lab
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"mime/quotedprintable"
+	"net/mail"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -251,13 +255,30 @@ func (b *Bed) Escrowed(recipient string) ([]Item, error) {
 	return mine, nil
 }
 
+// textOf returns the text of a mail that Postseal wrote.
+func textOf(data []byte) []byte {
+	m, err := mail.ReadMessage(bytes.NewReader(data))
+	if err != nil {
+		return data
+	}
+	var body io.Reader = m.Body
+	if m.Header.Get("Content-Transfer-Encoding") == "quoted-printable" {
+		body = quotedprintable.NewReader(body)
+	}
+	text, err := io.ReadAll(body)
+	if err != nil {
+		return data
+	}
+	return text
+}
+
 var linkLine = regexp.MustCompile(`(?m)^(https?://\S+/m/\S+)\r?$`)
 
 // Notices returns the notices that arrived for a recipient, with their links.
 func (b *Bed) Notices(recipient string) (mails []fakesmtp.Mail, links []string) {
 	for _, m := range b.Received() {
 		if m.HasTo(recipient) && m.Accepted {
-			if link := linkLine.FindSubmatch(m.Data); link != nil {
+			if link := linkLine.FindSubmatch(textOf(m.Data)); link != nil {
 				mails, links = append(mails, m), append(links, string(link[1]))
 			}
 		}

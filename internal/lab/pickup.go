@@ -240,7 +240,7 @@ func (b *Bed) Pickup(recipient, link, passphrase string) ([]byte, error) {
 	return NewBrowser().Pickup(link, func() (c string, err error) {
 		b.Wait(15*time.Second, func() bool {
 			for _, m := range b.Received() {
-				_, body, _ := bytes.Cut(m.Data, []byte("\r\n\r\n"))
+				body := textOf(m.Data)
 				if m.Time.After(since) && m.HasTo(recipient) && !linkLine.Match(body) {
 					if found := codeLine.FindSubmatch(body); found != nil {
 						c = strings.NewReplacer(" ", "", "-", "").Replace(string(found[1]))
