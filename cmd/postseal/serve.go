@@ -287,7 +287,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		proxies = append(proxies, prefix)
 	}
 	p.portal, err = portal.New(portal.Config{
-		Vault: vault, Inbox: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"),
+		Vault: vault, Inbox: vault, Replies: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"),
 		Log: log, Registerer: reg, Now: time.Now,
 	})
 	if err != nil {

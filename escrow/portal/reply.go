@@ -24,7 +24,7 @@ import (
 // that opens the pickup. Whom a reply goes to is no matter of the browser's.
 type Replies interface {
 	// Draft returns the draft there is, or a fresh one, not kept yet, whose ID is
-	// "". One whose To is empty can't be sent: there is nobody to answer.
+	// "". escrow.ErrNobody if the message can't be answered.
 	Draft(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (*escrow.Reply, error)
 	// SaveDraft keeps the text.
 	SaveDraft(ctx context.Context, p *escrow.Pickup, s *escrow.Session, text string, all bool) (*escrow.Reply, error)
@@ -35,7 +35,7 @@ type Replies interface {
 	RemoveFile(ctx context.Context, p *escrow.Pickup, s *escrow.Session, n int) (*escrow.Reply, error)
 	// DiscardDraft deletes the draft, if there is one.
 	DiscardDraft(ctx context.Context, p *escrow.Pickup, s *escrow.Session) error
-	// SendReply sends the draft.
+	// SendReply sends the draft. escrow.ErrEmpty if there is nothing in it.
 	SendReply(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (*escrow.Reply, error)
 	// Replies lists those that were sent, the oldest first.
 	Replies(ctx context.Context, p *escrow.Pickup, s *escrow.Session) ([]escrow.Reply, error)
@@ -151,12 +151,21 @@ func cleanAll(list []string) []string {
 	return out
 }
 
+// draft returns the draft of a message, one to nobody where it can't be answered.
+func (p *portal) draft(ctx context.Context, v *visit, s *escrow.Session) (*escrow.Reply, error) {
+	d, err := p.replies.Draft(ctx, v.Pickup, s)
+	if errors.Is(err, escrow.ErrNobody) {
+		return &escrow.Reply{}, nil
+	}
+	return d, err
+}
+
 // reply shows the draft there is, or an empty one.
 func (p *portal) reply(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
 	if r.Method == http.MethodHead {
 		return headOnly(w, "text/html; charset=utf-8")
 	}
-	d, err := p.replies.Draft(r.Context(), v.Pickup, s)
+	d, err := p.draft(r.Context(), v, s)
 	if err != nil {
 		return writing(err)
 	}
@@ -238,7 +247,7 @@ func (p *portal) writeReply(rw http.ResponseWriter, r *http.Request, v *visit, s
 		wr.view.Cut = true
 	}
 	if wr.view.To == nil {
-		d, err := p.replies.Draft(r.Context(), v.Pickup, s)
+		d, err := p.draft(r.Context(), v, s)
 		if err != nil {
 			return p.keep(rw, r, f, v.self, v, writing(err))
 		}
@@ -306,11 +315,14 @@ func (wr *writer) save(ctx context.Context) error {
 		return err
 	}
 	defer leave()
-	d, err := wr.p.replies.Draft(ctx, wr.v.Pickup, wr.s)
+	d, err := wr.p.draft(ctx, wr.v, wr.s)
 	if err != nil {
 		return err
 	}
 	wr.start(d)
+	if len(d.To) == 0 {
+		return nil // the page says that nobody can be answered
+	}
 	f := wr.f
 	if d.ID != f.draft || d.ID == "" {
 		if err := wr.elsewhere(ctx, d); err != nil || wr.done {
@@ -373,15 +385,15 @@ func (wr *writer) elsewhere(ctx context.Context, d *escrow.Reply) error {
 // add keeps a file, or tells why not.
 func (wr *writer) add(ctx context.Context, file *filePart) error {
 	if wr.last == nil {
-		d, err := wr.p.replies.Draft(ctx, wr.v.Pickup, wr.s)
+		d, err := wr.p.draft(ctx, wr.v, wr.s)
 		if err != nil {
 			return err
 		}
 		wr.start(d)
 	}
 	name := filename(file.name, file.mediaType, len(wr.last.Files)+1)
-	if wr.done {
-		return nil // it went with the reply
+	if wr.done || len(wr.last.To) == 0 {
+		return nil // it went with the reply before; or there is nobody to reply to
 	}
 	if len(wr.last.Files) >= escrow.MaxReplyFiles {
 		wr.refuse(name, "many")
@@ -438,7 +450,10 @@ func (wr *writer) act(ctx context.Context) (to string, err error) {
 			wr.view.Empty = true
 			return "", nil
 		}
-		if _, err := p.replies.SendReply(ctx, v.Pickup, wr.s); err != nil {
+		if _, err := p.replies.SendReply(ctx, v.Pickup, wr.s); errors.Is(err, escrow.ErrEmpty) {
+			wr.view.Empty = true
+			return "", nil
+		} else if err != nil {
 			return "", err
 		}
 		return v.self + "/reply/sent", nil
@@ -663,7 +678,7 @@ func (p *portal) keep(w http.ResponseWriter, r *http.Request, f *replyForm, self
 		if err != nil {
 			return err
 		}
-		return sendJSON(w, status, scriptAnswer{Draft: f.draft, Was: f.was, Problem: text, Stop: view.Why != "trouble"})
+		return sendJSON(w, status, scriptAnswer{Draft: f.draft, Was: f.was, Problem: text, Stop: view.Why != "trouble" && view.Why != "verify"})
 	}
 	place(r.Context(), "", view.Sender)
 	return p.pages.write(w, r, status, "kept", view)

@@ -71,6 +71,9 @@ func (f *fakeReplies) begin() {
 func (f *fakeReplies) Draft(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (*escrow.Reply, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.to == nil {
+		return nil, fmt.Errorf("draft: %w", escrow.ErrNobody)
+	}
 	return f.copy(), nil
 }
 
@@ -139,13 +142,13 @@ func (f *fakeReplies) SendReply(ctx context.Context, p *escrow.Pickup, s *escrow
 	if f.trouble != nil {
 		return nil, f.trouble
 	}
-	if f.draft == nil {
-		return nil, errors.New("no draft")
+	if f.draft == nil || f.draft.Text == "" && len(f.draft.Files) == 0 {
+		return nil, fmt.Errorf("send: %w", escrow.ErrEmpty)
 	}
 	d := f.copy()
 	d.State, d.Changed = escrow.ReplyQueued, f.now()
 	if d.All {
-		d.To = append(slices.Clone(d.To), d.AllTo...)
+		d.Cc = d.AllTo
 	}
 	f.sent = append(f.sent, *d)
 	f.draft = nil
@@ -165,6 +168,8 @@ func (f *fakeReplies) names() (names []string) {
 	}
 	return names
 }
+
+var _ Replies = (*escrow.Vault)(nil)
 
 func newReplySite(t testing.TB, change ...func(*Config)) (*testSite, *fakeReplies) {
 	t.Helper()
@@ -688,12 +693,12 @@ func TestReplyByScript(t *testing.T) {
 	}
 	s.post("/leave")
 	a = ask(403, append(next, fld("text", "abcd"))...)
-	if !a.Stop || !strings.Contains(string(a.Problem), "not signed in") || a.Draft != "reply-1" {
+	if a.Stop || !strings.Contains(string(a.Problem), "not signed in") || a.Draft != "reply-1" {
 		t.Errorf("%+v", a)
 	}
 	ask(403, attach("c.pdf", "c"))
 	s.vault.err = escrow.ErrRetracted
-	if a = ask(410, append(next, fld("text", "abcd"))...); !strings.Contains(string(a.Problem), "taken the message back") {
+	if a = ask(410, append(next, fld("text", "abcd"))...); !a.Stop || !strings.Contains(string(a.Problem), "taken the message back") {
 		t.Errorf("%+v", a)
 	}
 }
