@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +30,7 @@ const (
 	testPhrase = "seven grey herons"
 	testSender = "doc@clinic.example"
 	testHolder = "jane.roe@old.example"
+	testTag    = "janeroejaneroejaner2"
 )
 
 var testNow = time.Date(2026, 11, 25, 9, 30, 0, 0, time.UTC)
@@ -49,6 +52,8 @@ type fakeVault struct {
 	lockTry  time.Time
 	lockCode time.Time
 	now      func() time.Time
+	devices  map[string]*escrow.Device // by token
+	fakeAccounts
 }
 
 func newFakeVault(raw string) *fakeVault {
@@ -56,9 +61,10 @@ func newFakeVault(raw string) *fakeVault {
 		raw: []byte(raw),
 		pickup: escrow.Pickup{
 			ItemID: testItem, Recipient: testHolder, Sender: testSender, Verify: escrow.VerifyCode, Mode: escrow.ModeRecoverable,
-			State: escrow.StateHeld, Created: testNow.Add(-2 * time.Hour), Expires: testNow.Add(30 * 24 * time.Hour), Size: int64(len(raw)),
+			Tag: testTag, State: escrow.StateHeld, Created: testNow.Add(-2 * time.Hour), Expires: testNow.Add(30 * 24 * time.Hour), Size: int64(len(raw)),
 		},
-		now: func() time.Time { return testNow },
+		now:     func() time.Time { return testNow },
+		devices: map[string]*escrow.Device{},
 	}
 }
 
@@ -78,6 +84,9 @@ func (f *fakeVault) Pickup(ctx context.Context, item, secret string) (*escrow.Pi
 		return nil, f.err
 	}
 	p.Locked = f.lockTry
+	if p.Verify == escrow.VerifyAccount {
+		p.Account = f.state()
+	}
 	return &p, f.err
 }
 
@@ -95,27 +104,72 @@ func (f *fakeVault) SendCode(ctx context.Context, p *escrow.Pickup, c escrow.Cli
 	return nil
 }
 
-func (f *fakeVault) Verify(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (string, error) {
-	defer f.called("Verify")()
+// grant verifies a new device.
+func (f *fakeVault) grant(how string) escrow.Grant {
+	token := fmt.Sprintf("device-%d", len(f.devices))
+	lives := map[string]time.Duration{escrow.VerifyCode: 12 * time.Hour, escrow.VerifyAccount: 30 * 24 * time.Hour}[how]
+	f.devices[token] = &escrow.Device{Address: testHolder, Tag: testTag, How: how, Created: f.now(), Expires: f.now().Add(lives)}
+	return escrow.Grant{Token: token, Expires: f.now().Add(lives), Device: true}
+}
+
+// try is what every try passes through.
+func (f *fakeVault) try(c escrow.Client) error {
 	f.clients = append(f.clients, c.Addr)
 	if f.trouble != nil {
-		return "", f.trouble
+		return f.trouble
 	}
 	if f.lockTry.After(f.now()) {
-		return "", &escrow.LockedError{Until: f.lockTry}
+		return &escrow.LockedError{Until: f.lockTry}
 	}
 	f.tries++
-	if p.Verify == escrow.VerifyPassphrase && answer == testPhrase {
-		return "token", nil
+	return nil
+}
+
+func (f *fakeVault) useCode(answer string) error {
+	if !slices.Contains(f.codes, answer) {
+		return escrow.ErrWrong
 	}
-	if p.Verify == escrow.VerifyCode {
-		for _, c := range f.codes {
-			if answer == c {
-				return "token", nil
-			}
+	return nil
+}
+
+func (f *fakeVault) Prove(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (escrow.Grant, error) {
+	defer f.called("Prove")()
+	if err := f.try(c); err != nil {
+		return escrow.Grant{}, err
+	}
+	if p.Verify == escrow.VerifyPassphrase && answer == testPhrase {
+		return escrow.Grant{Token: "token", Expires: f.now().Add(12 * time.Hour)}, nil
+	}
+	if p.Verify == escrow.VerifyCode && f.useCode(answer) == nil {
+		return f.grant(escrow.VerifyCode), nil
+	}
+	return escrow.Grant{}, escrow.ErrWrong
+}
+
+func (f *fakeVault) CheckDevice(ctx context.Context, tag, token string) (*escrow.Device, error) {
+	defer f.called("CheckDevice")()
+	if d := f.devices[token]; d != nil && tag == d.Tag {
+		return d, nil
+	}
+	return nil, escrow.ErrUnknown
+}
+
+func (f *fakeVault) Admit(ctx context.Context, p *escrow.Pickup, d *escrow.Device) (*escrow.Session, error) {
+	defer f.called("Admit")()
+	if p.Verify == escrow.VerifyPassphrase || p.Verify == escrow.VerifyAccount && d.How != escrow.VerifyAccount {
+		return nil, escrow.ErrUnknown
+	}
+	return &escrow.Session{Expires: d.Expires, How: d.How}, nil
+}
+
+func (f *fakeVault) SignOut(ctx context.Context, d *escrow.Device) error {
+	defer f.called("SignOut")()
+	for token, other := range f.devices {
+		if d == other {
+			delete(f.devices, token)
 		}
 	}
-	return "", escrow.ErrWrong
+	return nil
 }
 
 func (f *fakeVault) CheckToken(ctx context.Context, p *escrow.Pickup, token string) (*escrow.Session, error) {
@@ -164,7 +218,7 @@ func newTestSite(t testing.TB, vault *fakeVault, change ...func(*Config)) *testS
 		t.Fatal(err)
 	}
 	c := Config{
-		Vault: vault, BaseURL: base, SupportText: "Questions? Telephone 555-0100.", Registerer: prometheus.NewRegistry(),
+		Vault: vault, Accounts: vault, BaseURL: base, SupportText: "Questions? Telephone 555-0100.", Registerer: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Now: vault.now,
 	}

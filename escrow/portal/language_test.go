@@ -32,7 +32,9 @@ func TestLanguage(t *testing.T) {
 	if c := s.do("HEAD", "?lang=de", nil, nil).Cookies(); len(c) > 0 {
 		t.Error("HEAD set a cookie")
 	}
-	if c := s.do("POST", "/leave?lang=de", nil, nil).Cookies(); len(c) > 2 {
-		t.Error("POST chose a language")
+	for _, c := range s.do("POST", "/leave?lang=de", nil, nil).Cookies() {
+		if c.Name == "lang" {
+			t.Error("POST chose a language")
+		}
 	}
 }

@@ -53,7 +53,10 @@ type page struct {
 }
 
 // pageNames are the templates, each a file of that name.
-var pageNames = []string{"landing", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept", "inbox", "inbox-closed"}
+var pageNames = []string{"landing", "enrol", "signin", "forgot", "account", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept", "inbox", "inbox-closed"}
+
+// sharedScripts names the script of pages that have one together.
+var sharedScripts = map[string]string{"enrol": "passkey", "signin": "passkey", "forgot": "passkey", "account": "passkey"}
 
 func newPages(host, support string, now func() time.Time) (*pages, error) {
 	style, err := files.ReadFile("templates/style.css")
@@ -70,7 +73,11 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 	scripts := map[string]template.HTML{}
 	for _, name := range pageNames {
-		script, err := files.ReadFile("templates/" + name + ".js")
+		file := name
+		if shared := sharedScripts[name]; shared != "" {
+			file = shared
+		}
+		script, err := files.ReadFile("templates/" + file + ".js")
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -79,29 +86,30 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 		}
 		hash := sha256.Sum256(script)
 		p.scripted[name] = p.csp + "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; connect-src 'self'"
-		scripts[name] = template.HTML("<script>" + string(script) + "</script>")
+		scripts[file] = template.HTML("<script>" + string(script) + "</script>")
 	}
 	styleElement := template.HTML("<style>" + string(style) + "</style>")
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
 	for _, l := range words.Languages() {
 		w := words.For(l.Tag)
 		layout, err := template.New("layout.html").Funcs(template.FuncMap{
-			"style":  func() template.HTML { return styleElement },
-			"icon":   func() template.URL { return iconURL },
-			"script": func(name string) template.HTML { return scripts[name] },
-			"t":      w.T,
-			"th":     w.HTML,
-			"date":   w.Date,
-			"day":    w.Day,
-			"clock":  w.Clock,
-			"full":   w.Full,
-			"in":     func(t time.Time) string { return w.In(t, now()) },
-			"ago":    func(t time.Time) string { return w.Ago(t, now()) },
-			"size":   w.Size,
-			"number": w.Number,
-			"bdi":    words.Isolate,
-			"strong": func(s string) template.HTML { return "<strong>" + words.Isolate(s) + "</strong>" },
-		}).ParseFS(files, "templates/layout.html")
+			"style":       func() template.HTML { return styleElement },
+			"icon":        func() template.URL { return iconURL },
+			"script":      func(name string) template.HTML { return scripts[name] },
+			"t":           w.T,
+			"th":          w.HTML,
+			"date":        w.Date,
+			"day":         w.Day,
+			"clock":       w.Clock,
+			"full":        w.Full,
+			"in":          func(t time.Time) string { return w.In(t, now()) },
+			"ago":         func(t time.Time) string { return w.Ago(t, now()) },
+			"size":        w.Size,
+			"number":      w.Number,
+			"minPassword": func() int { return minPassword },
+			"bdi":         words.Isolate,
+			"strong":      func(s string) template.HTML { return "<strong>" + words.Isolate(s) + "</strong>" },
+		}).ParseFS(files, "templates/layout.html", "templates/access.html")
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
 		}

@@ -116,52 +116,57 @@ func see(w http.ResponseWriter, to string) error {
 
 // landingView is the page before verification.
 type landingView struct {
-	Self      string
-	Item      string
-	Sender    string
-	Recipient string // masked
-	Created   string
-	Expires   string
-	ExpiresIn string
-
-	Passphrase bool   // else a code
-	Sent       string // when a code was sent from this browser, "" if it was not
-	Typed      string // what was typed before
-	Problem    string // with what was typed
-	Locked     string // until when no try is accepted
-	LockedIn   string
-	NoCodes    string // until when no further code is sent
+	facts
+	Passphrase bool      // else a code
+	Sent       time.Time // when a code was sent from this browser, zero if it was not
+	Proven     string    // the ceremony that a right code began, "" for none
+	Typed      string    // what was typed before
+	Problem    string    // with what was typed
+	Field      string    // that the problem is with: "answer", "password", "passkey"
+	Locked     time.Time // until when no try is accepted
+	NoCodes    time.Time // until when no further code is sent
 	NoCookies  bool
 	Left       bool
+}
+
+// facts are what the page before verification tells of the message.
+type facts struct {
+	Self      string
+	Item      string // "" at the inbox, which is of no one message
+	Sender    string
+	Recipient string // masked
+	Created   time.Time
+	Expires   time.Time
+}
+
+func factsOf(v *visit) facts {
+	return facts{Self: v.self, Item: v.ItemID, Sender: clean(v.Sender), Recipient: masked(v.Recipient), Created: v.Created, Expires: v.Expires}
 }
 
 // First reports whether nothing was done yet: then the page tells first what it is
 // about, and afterwards what to do.
 func (l landingView) First() bool {
-	return l.Sent == "" && l.Problem == "" && l.Locked == "" && l.NoCodes == "" || l.Left || l.NoCookies
+	return l.Sent.IsZero() && l.Proven == "" && l.Problem == "" && l.Locked.IsZero() && l.NoCodes.IsZero() || l.Left || l.NoCookies
 }
 
 func (p *portal) landingView(r *http.Request, v *visit) landingView {
 	now := p.now()
-	view := landingView{
-		Self: v.self, Item: v.ItemID, Sender: clean(v.Sender), Recipient: masked(v.Recipient),
-		Created: date(v.Created), Expires: date(v.Expires), ExpiresIn: in(v.Expires, now),
-		Passphrase: v.Verify == escrow.VerifyPassphrase,
-	}
+	view := landingView{facts: factsOf(v), Passphrase: v.Verify == escrow.VerifyPassphrase}
 	if c, err := r.Cookie(p.cookieName("sent", v)); err == nil {
 		if at, err := strconv.ParseInt(c.Value, 10, 64); err == nil {
 			if d := now.Sub(time.Unix(at, 0)); d > -time.Minute && d < sentLifetime {
-				view.Sent = ago(time.Unix(at, 0), now)
+				view.Sent = time.Unix(at, 0)
 			}
 		}
 	}
+	if v.Verify == escrow.VerifyAccount {
+		view.Proven = p.proven(r, v)
+	}
 	if v.Locked.After(now) {
-		view.lock(v.Locked, now)
+		view.Locked = v.Locked
 	}
 	return view
 }
-
-func (l *landingView) lock(until, now time.Time) { l.Locked, l.LockedIn = date(until), in(until, now) }
 
 // sentLifetime is how long the browser remembers that a code was sent: as long as
 // it is of use.
@@ -170,50 +175,94 @@ const sentLifetime = 30 * time.Minute
 // landing is where the link leads. It changes nothing. A device that is verified
 // goes on to the message.
 func (p *portal) landing(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if p.isVerified(r, v) {
-		return see(w, v.self+"/message")
+	if ok, err := p.admitted(w, r, v); ok || err != nil {
+		return err
+	}
+	if v.enrolled() {
+		return p.signInPage(w, r, v)
 	}
 	view := p.landingView(r, v)
-	view.NoCookies = r.URL.Query().Has("cookies")
-	view.Left = r.URL.Query().Has("closed")
-	return p.pages.write(w, r, http.StatusOK, "landing", view)
+	query := r.URL.Query()
+	view.NoCookies, view.Left = query.Has("cookies"), query.Has("closed")
+	return p.writeLanding(w, r, v, http.StatusOK, view)
 }
 
-// isVerified reports whether the device is. Then no form costs it anything, nor is
-// it locked: it may have been left open in another tab.
-func (p *portal) isVerified(r *http.Request, v *visit) bool {
-	if v.token == "" {
-		return false
+// writeLanding writes the page where a code, with an account to be made or
+// without, or a passphrase is entered.
+func (p *portal) writeLanding(w http.ResponseWriter, r *http.Request, v *visit, status int, view landingView) error {
+	switch {
+	case v.enrolled():
+		return p.pages.write(w, r, status, "forgot", p.forgotView(r, v, view))
+	case v.Verify == escrow.VerifyAccount:
+		return p.pages.write(w, r, status, "enrol", view)
 	}
-	_, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
-	return err == nil
+	return p.pages.write(w, r, status, "landing", view)
+}
+
+// session returns the session of a device that may open the message, and
+// escrow.ErrUnknown for any other. No form costs such a device anything, nor is it
+// ever locked: the message may have been left open in another tab.
+func (p *portal) session(r *http.Request, v *visit) (*escrow.Session, error) {
+	if v.token != "" {
+		s, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
+		if !errors.Is(err, escrow.ErrUnknown) {
+			return s, err
+		}
+	}
+	token := p.deviceToken(r, v.Tag)
+	if v.Verify == escrow.VerifyPassphrase || token == "" || v.Tag == "" {
+		return nil, escrow.ErrUnknown
+	}
+	d, err := p.vault.CheckDevice(r.Context(), v.Tag, token)
+	if err != nil {
+		return nil, err
+	}
+	v.device = d
+	return p.vault.Admit(r.Context(), v.Pickup, d)
+}
+
+// admitted sends a device that may open the message on to it.
+func (p *portal) admitted(w http.ResponseWriter, r *http.Request, v *visit) (bool, error) {
+	switch _, err := p.session(r, v); {
+	case err == nil:
+		return true, see(w, v.self+"/message")
+	case errors.Is(err, escrow.ErrUnknown):
+		return false, nil
+	default:
+		return false, err
+	}
 }
 
 // sendCode mails a code. Who presses the button often, or for others, reaches the
 // vault's limit, and no more.
 func (p *portal) sendCode(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if v.Verify == escrow.VerifyPassphrase {
-		return see(w, v.self) // a page from before the rule was changed
+	if ok, err := p.admitted(w, r, v); ok || err != nil {
+		return err
 	}
-	if p.isVerified(r, v) {
-		return see(w, v.self+"/message")
+	if v.Verify == escrow.VerifyPassphrase || v.enrolled() && !v.Account.MailboxReset {
+		return see(w, v.self) // a page from before something changed
 	}
 	err := p.vault.SendCode(r.Context(), v.Pickup, p.client(r))
 	var locked *escrow.LockedError
 	if errors.As(err, &locked) {
 		view := p.landingView(r, v)
-		view.NoCodes = in(locked.Until, p.now())
-		if view.NoCodes == "" {
-			view.NoCodes = "in a minute"
+		if view.NoCodes = locked.Until; !view.NoCodes.After(p.now()) {
+			view.NoCodes = p.now().Add(time.Minute)
 		}
 		p.retryAfter(w, locked.Until)
-		return p.pages.write(w, r, http.StatusTooManyRequests, "landing", view)
+		return p.writeLanding(w, r, v, http.StatusTooManyRequests, view)
 	}
 	if err != nil {
 		return err
 	}
 	now := p.now()
 	p.setCookie(w, v, "sent", strconv.FormatInt(now.Unix(), 10), now.Add(sentLifetime))
+	if v.Verify == escrow.VerifyAccount {
+		p.setCookie(w, v, "proven", "", time.Time{}) // who asks for a code is asked for it
+	}
+	if v.enrolled() {
+		return see(w, v.self+"/forgot")
+	}
 	return see(w, v.self)
 }
 
@@ -228,51 +277,76 @@ func (p *portal) verify(w http.ResponseWriter, r *http.Request, v *visit) error 
 	if err := form(w, r); err != nil {
 		return err
 	}
-	if p.isVerified(r, v) {
-		return see(w, v.self+"/message")
+	if v.Verify == escrow.VerifyAccount {
+		return see(w, v.self) // no form of ours leads here
+	}
+	if ok, err := p.admitted(w, r, v); ok || err != nil {
+		return err
 	}
 	view := p.landingView(r, v)
+	words := wordsOf(r)
 	answer := r.PostForm.Get("answer")
 	again := func(status int, problem string) error {
-		view.Problem = problem
+		view.Problem, view.Field = words.T(problem), "answer"
 		return p.pages.write(w, r, status, "landing", view)
 	}
 	if !view.Passphrase {
 		view.Typed = answer
 		if answer = code(answer); answer == "" {
-			return again(http.StatusUnprocessableEntity, "Enter the code from the mail: it is made of digits.")
+			return again(http.StatusUnprocessableEntity, "landing.no-code")
 		}
 	} else if answer == "" {
-		return again(http.StatusUnprocessableEntity, "Enter the passphrase.")
+		return again(http.StatusUnprocessableEntity, "landing.no-passphrase")
 	}
-	token, err := p.vault.Verify(r.Context(), v.Pickup, answer, p.client(r))
+	grant, err := p.vault.Prove(r.Context(), v.Pickup, answer, p.client(r))
 	var locked *escrow.LockedError
 	switch {
 	case errors.As(err, &locked):
-		view.lock(locked.Until, p.now())
+		view.Locked = locked.Until
 		p.retryAfter(w, locked.Until)
 		return p.pages.write(w, r, http.StatusTooManyRequests, "landing", view)
 	case errors.Is(err, escrow.ErrWrong) && view.Passphrase:
-		return again(http.StatusUnprocessableEntity, "That is not the passphrase. Capital and small letters count.")
+		return again(http.StatusUnprocessableEntity, "landing.wrong-passphrase")
 	case errors.Is(err, escrow.ErrWrong):
-		return again(http.StatusUnprocessableEntity, "That code is wrong or no longer valid. Compare it with the newest mail, or send another code.")
+		return again(http.StatusUnprocessableEntity, "landing.wrong-code")
 	case err != nil:
 		return err
 	}
-	session, err := p.vault.CheckToken(r.Context(), v.Pickup, token)
-	if err != nil {
-		return err
+	return p.enter(w, v, grant)
+}
+
+// enter keeps in the browser that it is verified, and leads on to what it may see
+// now. The query tells that page that the cookie should be there.
+func (p *portal) enter(w http.ResponseWriter, v *visit, g escrow.Grant) error {
+	if g.Device {
+		p.setDevice(w, v.Tag, g.Token, g.Expires)
+	} else {
+		p.setCookie(w, v, "device", g.Token, g.Expires)
 	}
-	p.setCookie(w, v, "device", token, session.Expires)
+	if v.ItemID == "" {
+		return see(w, v.self+"?verified")
+	}
 	p.setCookie(w, v, "sent", "", time.Time{})
+	p.setCookie(w, v, "proven", "", time.Time{})
 	return see(w, v.self+"/message?verified")
 }
 
 // leave makes this browser forget that it is verified, for computers that others
-// use too.
+// use too: for this message, and for all others to the same recipient.
 func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if token := p.deviceToken(r, v.Tag); token != "" && v.Tag != "" {
+		d, err := p.vault.CheckDevice(r.Context(), v.Tag, token)
+		if err == nil {
+			err = p.vault.SignOut(r.Context(), d)
+		}
+		if err != nil && !errors.Is(err, escrow.ErrUnknown) {
+			return err
+		}
+		p.setDevice(w, v.Tag, "", time.Time{})
+	}
 	p.setCookie(w, v, "device", "", time.Time{})
 	p.setCookie(w, v, "sent", "", time.Time{})
+	p.setCookie(w, v, "proven", "", time.Time{})
 	return see(w, v.self+"?closed")
 }
 
@@ -280,7 +354,7 @@ func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
 // the gate; any other goes to the landing page.
 func (p *portal) verified(at *gate, h opened) func(http.ResponseWriter, *http.Request, *visit) error {
 	return func(w http.ResponseWriter, r *http.Request, v *visit) error {
-		session, err := p.vault.CheckToken(r.Context(), v.Pickup, v.token)
+		session, err := p.session(r, v)
 		switch {
 		case err == nil:
 			leave, err := at.enter(r.Context(), v.key())
@@ -291,7 +365,7 @@ func (p *portal) verified(at *gate, h opened) func(http.ResponseWriter, *http.Re
 			return h(w, r, v, session)
 		case !errors.Is(err, escrow.ErrUnknown):
 			return err
-		case r.URL.RawQuery == "verified":
+		case r.URL.Query().Has("verified"):
 			return see(w, v.self+"?cookies") // the cookie of a moment ago did not come back
 		}
 		return see(w, v.self)

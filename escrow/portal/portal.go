@@ -39,11 +39,18 @@ type Vault interface {
 	Pickup(ctx context.Context, item, secret string) (*escrow.Pickup, error)
 	// SendCode mails a code to the recipient. *escrow.LockedError after too many.
 	SendCode(ctx context.Context, p *escrow.Pickup, c escrow.Client) error
-	// Verify checks a code or passphrase and returns the token of this device.
+	// Prove checks a code or passphrase and returns what the browser is to keep.
 	// escrow.ErrWrong, or *escrow.LockedError after too many.
-	Verify(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (token string, err error)
-	// CheckToken reads a device's token.
+	Prove(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (escrow.Grant, error)
+	// CheckToken reads a device's token for one pickup.
 	CheckToken(ctx context.Context, p *escrow.Pickup, token string) (*escrow.Session, error)
+	// CheckDevice reads a device's token for all messages to one recipient.
+	CheckDevice(ctx context.Context, tag, token string) (*escrow.Device, error)
+	// Admit opens a pickup to a device, by its link: escrow.ErrUnknown where it
+	// wants more proof than the device gave.
+	Admit(ctx context.Context, p *escrow.Pickup, d *escrow.Device) (*escrow.Session, error)
+	// SignOut ends a device.
+	SignOut(ctx context.Context, d *escrow.Device) error
 	// Open streams the raw message (RFC 5322), byte for byte.
 	Open(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (io.ReadCloser, error)
 }
@@ -52,6 +59,9 @@ type Vault interface {
 type Config struct {
 	Vault Vault
 	Inbox Inbox // nil: there are no inboxes
+	// Accounts of recipients; nil: there are none, and a message that wants one
+	// can't be opened.
+	Accounts Accounts
 	// BaseURL is how recipients reach the portal: scheme, host, and the path that
 	// it lies under, if any. Requests for another host are refused.
 	BaseURL *url.URL
@@ -69,7 +79,8 @@ type Config struct {
 type portal struct {
 	vault     Vault
 	replies   Replies
-	inbox     Inbox  // or nil
+	inbox     Inbox // or nil
+	accounts  Accounts
 	base      string // path that the portal lies under, without trailing slash
 	host      string // canonical, of the base URL
 	origin    string // of the base URL
@@ -105,6 +116,7 @@ func New(c Config) (http.Handler, error) {
 		vault:     c.Vault,
 		replies:   c.Replies,
 		inbox:     c.Inbox,
+		accounts:  c.Accounts,
 		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
 		host:      canonicalHost(b.Host, b.Scheme),
 		secure:    b.Scheme == "https",
@@ -159,6 +171,9 @@ func (p *portal) routes() http.Handler {
 	handle("POST "+p.base+m+"/code", m+"/code", p.pickup(p.sendCode))
 	handle("POST "+p.base+m+"/verify", m+"/verify", p.pickup(p.verify))
 	handle("POST "+p.base+m+"/leave", m+"/leave", p.pickup(p.leave))
+	if p.accounts != nil {
+		p.accountRoutes(handle, m)
+	}
 	p.messageRoutes(handle, m, func(at *gate, h opened) handler { return p.pickup(p.verified(at, h)) })
 	if p.inbox != nil {
 		p.inboxRoutes(handle)

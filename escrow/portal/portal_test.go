@@ -262,7 +262,7 @@ func TestHeaders(t *testing.T) {
 	s := newTestSite(t, newFakeVault(crlf(fullLetter)), func(c *Config) { u := *c.BaseURL; u.Scheme = "https"; c.BaseURL = &u })
 	s.client.Jar = nil
 	s.link = strings.Replace(s.link, "https:", "http:", 1)
-	cookie := http.Header{"Cookie": {"__Secure-device-" + suffix(testSecret) + "=token"}}
+	cookie := http.Header{"Cookie": {"__Secure-device-" + suffix(testSecret) + "=token"}} // as after a passphrase
 	for _, path := range []string{"", "/message", "/html", "/raw", "/part/4", "/nowhere", "?closed"} {
 		a := s.do("GET", path, nil, cookie)
 		h := a.Header
@@ -312,7 +312,7 @@ func TestHeaders(t *testing.T) {
 			t.Fatalf("%s: no cookie", path)
 		}
 		for _, c := range a.Cookies() {
-			if !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != "/m/"+testItem || c.Domain != "" || !strings.HasPrefix(c.Name, "__Secure-") || c.MaxAge == 0 {
+			if !c.Secure || !c.HttpOnly || c.SameSite != http.SameSiteLaxMode || c.Path != map[bool]string{true: "/", false: "/m/" + testItem}[c.Name == "__Secure-device-"+testTag] || c.Domain != "" || !strings.HasPrefix(c.Name, "__Secure-") || c.MaxAge == 0 {
 				t.Errorf("%s: cookie %s", path, c.Raw)
 			}
 			if strings.Contains(c.Raw, testSecret) {

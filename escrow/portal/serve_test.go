@@ -24,6 +24,7 @@ import (
 	"github.com/postseal/postseal/escrow"
 )
 
+// The escrow is what the portal wants.
 var _ Vault = (*escrow.Vault)(nil)
 
 func TestCheckListen(t *testing.T) {
