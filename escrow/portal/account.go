@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -66,6 +65,7 @@ func (p *portal) accountRoutes(handle func(pattern, route string, h handler), m 
 		handle(method+" "+p.base+m+path, m+path, p.pickup(h))
 		handle(method+" "+p.base+inbox+path, inbox+path, p.owner(h))
 	}
+	handle("GET "+p.base+inbox+"/signin", inbox+"/signin", p.owner(p.signInAtInbox))
 	for route, h := range map[string]func(http.ResponseWriter, *http.Request, *accountVisit) error{
 		"GET /account":                 p.account,
 		"POST /account/password":       p.changePassword,
@@ -107,23 +107,28 @@ func (p *portal) ownerVisit(r *http.Request) (*visit, error) {
 	}
 	found(r.Context(), "", got.Language)
 	self := p.inboxPath(tag)
-	place(r.Context(), self, "")
+	place(r.Context(), self+"/signin", "")
 	return &visit{Pickup: got, self: self, inbox: true, path: self, suffix: tag}, nil
 }
 
-func (p *portal) inboxPath(tag string) string { return p.base + "/inbox/" + url.PathEscape(tag) }
-
-// signInAtInbox is the page of an inbox for who is not signed in:
-// escrow.ErrUnknown where nobody can.
-func (p *portal) signInAtInbox(w http.ResponseWriter, r *http.Request) error {
-	if p.accounts == nil {
-		return escrow.ErrUnknown
-	}
-	v, err := p.ownerVisit(r)
-	if err != nil {
+// signInAtInbox is the page of an inbox for who is not signed in.
+func (p *portal) signInAtInbox(w http.ResponseWriter, r *http.Request, v *visit) error {
+	if ok, err := p.through(w, r, v); ok || err != nil {
 		return err
 	}
 	return p.signInPage(w, r, v)
+}
+
+// hasAccount reports whether the recipient of a tag can sign in.
+func (p *portal) hasAccount(ctx context.Context, tag string) (bool, error) {
+	if p.accounts == nil {
+		return false, nil
+	}
+	_, err := p.accounts.Owner(ctx, tag)
+	if errors.Is(err, escrow.ErrUnknown) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // through sends who need not sign in any more on to where that leads.
@@ -131,7 +136,7 @@ func (p *portal) through(w http.ResponseWriter, r *http.Request, v *visit) (bool
 	if v.ItemID != "" {
 		return p.admitted(w, r, v)
 	}
-	switch d, err := p.vault.CheckDevice(r.Context(), v.Tag, p.deviceToken(r, v.Tag)); {
+	switch d, err := p.deviceOf(r, v.Tag); {
 	case err == nil && d.How == escrow.VerifyAccount:
 		return true, see(w, v.self)
 	case err == nil || errors.Is(err, escrow.ErrUnknown):
@@ -332,7 +337,7 @@ func (p *portal) signInView(v *visit) signInView {
 func (p *portal) signInPage(w http.ResponseWriter, r *http.Request, v *visit) error {
 	view := p.signInView(v)
 	query := r.URL.Query()
-	view.NoCookies, view.Left = query.Has("cookies") || v.ItemID == "" && query.Has("verified"), query.Has("closed")
+	view.NoCookies, view.Left = query.Has("cookies"), query.Has("closed")
 	return p.pages.write(w, r, http.StatusOK, "signin", view)
 }
 

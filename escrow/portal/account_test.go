@@ -120,7 +120,7 @@ func TestEnrolByPassword(t *testing.T) {
 	s.vault.lockTry = testNow.Add(time.Hour)
 	wants(t, s.get("/message"), 200, "all values")
 	leadsTo(t, s.post("/leave"), "?closed")
-	if len(s.vault.devices) != 0 || s.cookie("device-"+testTag) != "" {
+	if len(s.vault.devices) != 0 || s.cookie("device-"+testTag) != closedDevice {
 		t.Error("still signed in")
 	}
 }

@@ -23,7 +23,7 @@ func (p *portal) accountOf(h func(http.ResponseWriter, *http.Request, *accountVi
 	return func(w http.ResponseWriter, r *http.Request) error {
 		tag := r.PathValue("tag")
 		inbox := p.inboxPath(tag)
-		d, err := p.vault.CheckDevice(r.Context(), tag, p.deviceToken(r, tag))
+		d, err := p.deviceOf(r, tag)
 		switch {
 		case errors.Is(err, escrow.ErrUnknown) || err == nil && d.How != escrow.VerifyAccount:
 			if _, err := p.accounts.Owner(r.Context(), tag); err != nil {
@@ -252,6 +252,6 @@ func (p *portal) signOutAll(w http.ResponseWriter, r *http.Request, v *accountVi
 	if err := p.accounts.SignOutAll(r.Context(), v.device); err != nil {
 		return err
 	}
-	p.setDevice(w, v.device.Tag, "", p.now())
+	p.setDevice(w, v.device.Tag, closedDevice, p.now().Add(closedLifetime))
 	return see(w, v.inbox+"?closed")
 }

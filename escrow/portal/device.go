@@ -3,6 +3,8 @@ package portal
 import (
 	"net/http"
 	"time"
+
+	"github.com/postseal/postseal/escrow"
 )
 
 // deviceCookie is the name of the cookie by which a browser is verified for all
@@ -35,4 +37,14 @@ func (p *portal) deviceToken(r *http.Request, tag string) string {
 		return c.Value
 	}
 	return ""
+}
+
+// deviceOf finds the device that the browser is for a recipient:
+// escrow.ErrUnknown where it is none, or no longer.
+func (p *portal) deviceOf(r *http.Request, tag string) (*escrow.Device, error) {
+	token := p.deviceToken(r, tag)
+	if !isTag(tag) || token == "" || token == closedDevice {
+		return nil, escrow.ErrUnknown
+	}
+	return p.vault.CheckDevice(r.Context(), tag, token)
 }

@@ -95,24 +95,25 @@ func (p *portal) noDevice(w http.ResponseWriter, r *http.Request, tag string) er
 	if !isTag(tag) {
 		return escrow.ErrUnknown
 	}
-	closed := r.URL.RawQuery == "closed"
-	if !closed {
-		if known, err := p.hasAccount(r.Context(), tag); err != nil {
-			return err
-		} else if known {
-			return see(w, p.inboxPath(tag)+"/signin")
+	query := r.URL.Query()
+	closed := query.Has("closed")
+	if known, err := p.hasAccount(r.Context(), tag); err != nil {
+		return err
+	} else if known {
+		to := p.inboxPath(tag) + "/signin"
+		switch {
+		case closed:
+			to += "?closed"
+		case query.Has("verified"):
+			to += "?cookies" // the cookie of a moment ago did not come back
 		}
+		return see(w, to)
 	}
 	if !closed && p.deviceToken(r, tag) == "" {
 		return escrow.ErrUnknown
 	}
 	place(r.Context(), p.inboxPath(tag), "")
 	return p.pages.write(w, r, http.StatusForbidden, "inbox-closed", closedView{Left: closed})
-}
-
-// hasAccount reports whether the recipient of a tag can sign in.
-func (p *portal) hasAccount(ctx context.Context, tag string) (bool, error) {
-	return false, nil // no page to sign in yet
 }
 
 // closedView is the page of an inbox, or of a message in it, that can't be opened

@@ -209,11 +209,10 @@ func (p *portal) session(r *http.Request, v *visit) (*escrow.Session, error) {
 			return s, err
 		}
 	}
-	token := p.deviceToken(r, v.Tag)
-	if v.Verify == escrow.VerifyPassphrase || token == "" || v.Tag == "" {
+	if v.Verify == escrow.VerifyPassphrase {
 		return nil, escrow.ErrUnknown
 	}
-	d, err := p.vault.CheckDevice(r.Context(), v.Tag, token)
+	d, err := p.deviceOf(r, v.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -334,15 +333,14 @@ func (p *portal) enter(w http.ResponseWriter, v *visit, g escrow.Grant) error {
 // leave makes this browser forget that it is verified, for computers that others
 // use too: for this message, and for all others to the same recipient.
 func (p *portal) leave(w http.ResponseWriter, r *http.Request, v *visit) error {
-	if token := p.deviceToken(r, v.Tag); token != "" && v.Tag != "" {
-		d, err := p.vault.CheckDevice(r.Context(), v.Tag, token)
-		if err == nil {
-			err = p.vault.SignOut(r.Context(), d)
-		}
-		if err != nil && !errors.Is(err, escrow.ErrUnknown) {
+	switch d, err := p.deviceOf(r, v.Tag); {
+	case err == nil:
+		if err := p.vault.SignOut(r.Context(), d); err != nil {
 			return err
 		}
-		p.setDevice(w, v.Tag, "", time.Time{})
+		p.setDevice(w, v.Tag, closedDevice, p.now().Add(closedLifetime))
+	case !errors.Is(err, escrow.ErrUnknown):
+		return err
 	}
 	p.setCookie(w, v, "device", "", time.Time{})
 	p.setCookie(w, v, "sent", "", time.Time{})
