@@ -160,7 +160,7 @@ func (p *portal) inboxMessage(at *gate, h opened) handler {
 			return err
 		case errors.Is(err, escrow.ErrExpired), errors.Is(err, escrow.ErrRetracted):
 			place(r.Context(), in.self, got.Sender)
-			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(got.Expires), Item: got.ItemID}}
+			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: got.Expires, Item: got.ItemID}}
 		case errors.Is(err, escrow.ErrNeedsLink):
 			place(r.Context(), in.self, got.Sender)
 			return p.pages.write(w, r, http.StatusForbidden, "inbox-closed", closedView{Inbox: in.self, Sender: clean(got.Sender), Item: got.ItemID})

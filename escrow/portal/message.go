@@ -8,6 +8,7 @@ import (
 	"net/mail"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-message"
 
@@ -25,19 +26,18 @@ const openerPolicy = "Cross-Origin-Opener-Policy"
 
 // messageView is the page of a message.
 type messageView struct {
-	Self      string
-	Inbox     string // of all messages to the recipient, "" where the device is not verified for it
-	Leave     string // where to close it on this device
-	Item      string
-	Subject   string
-	From      string
-	Envelope  string // the sender as the mail system knows it, where From says otherwise
-	To        string
-	Cc        string
-	Date      string
-	Expires   string
-	ExpiresIn string
-	Size      int64
+	Self     string
+	Inbox    string // of all messages to the recipient, "" where the device is not verified for it
+	Leave    string // where to close it on this device
+	Item     string
+	Subject  string
+	From     string
+	Envelope string // the sender as the mail system knows it, where From says otherwise
+	To       string
+	Cc       string
+	Date     string
+	Expires  time.Time
+	Size     int64
 
 	HTML      bool // the frame is shown
 	HasHTML   bool
@@ -70,7 +70,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 		return nil, err
 	}
 	view := messageView{
-		Self: v.self, Item: v.ItemID, Expires: date(v.Expires), ExpiresIn: in(v.Expires, p.now()), Size: v.Size,
+		Self: v.self, Item: v.ItemID, Expires: v.Expires, Size: v.Size,
 		Subject: headerText(c.header, "Subject"), To: headerText(c.header, "To"), Cc: headerText(c.header, "Cc"),
 		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated,
 	}
@@ -90,7 +90,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 	}
 	if view.Date = headerText(c.header, "Date"); view.Date != "" {
 		if t, err := mail.ParseDate(view.Date); err == nil {
-			view.Date = t.Format("Monday, 2 January 2006, 15:04 (UTC-07:00)")
+			view.Date = wordsOf(r).Full(t)
 		}
 	}
 	switch r.URL.Query().Get("as") {

@@ -41,9 +41,10 @@ type pages struct {
 //	t, th             text, and text with arguments that are HTML
 //	date, day, clock  a time (words.Words has what they mean), "" for the zero time
 //	full              a time in its own zone, with the day of the week
-//	in, ago           how far it is from now
+//	in, ago, until    how far it is from now; when it is, and how far that is
 //	size, number
-//	bdi, strong       text that may run in another direction; the same, stressed
+//	bdi, strong, item text that may run in another direction; the same, stressed; the
+//	                  number of a message
 type page struct {
 	*words.Words
 	Host      string
@@ -92,23 +93,10 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
 	for _, l := range words.Languages() {
 		w := words.For(l.Tag)
-		layout, err := template.New("layout.html").Funcs(template.FuncMap{
-			"style":       func() template.HTML { return styleElement },
-			"icon":        func() template.URL { return iconURL },
-			"script":      func(name string) template.HTML { return scripts[name] },
-			"t":           w.T,
-			"th":          w.HTML,
-			"date":        w.Date,
-			"day":         w.Day,
-			"clock":       w.Clock,
-			"full":        w.Full,
-			"in":          func(t time.Time) string { return w.In(t, now()) },
-			"ago":         func(t time.Time) string { return w.Ago(t, now()) },
-			"size":        w.Size,
-			"number":      w.Number,
-			"minPassword": func() int { return minPassword },
-			"bdi":         words.Isolate,
-			"strong":      func(s string) template.HTML { return "<strong>" + words.Isolate(s) + "</strong>" },
+		layout, err := template.New("layout.html").Funcs(functions(w, now)).Funcs(template.FuncMap{
+			"style":  func() template.HTML { return styleElement },
+			"icon":   func() template.URL { return iconURL },
+			"script": func(name string) template.HTML { return scripts[name] },
 		}).ParseFS(files, "templates/layout.html", "templates/access.html")
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
@@ -126,6 +114,27 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 		}
 	}
 	return p, nil
+}
+
+// functions are those of the templates in a language.
+func functions(w *words.Words, now func() time.Time) template.FuncMap {
+	f := template.FuncMap{"t": w.T, "th": w.HTML}
+	f["date"] = w.Date
+	f["day"] = w.Day
+	f["clock"] = w.Clock
+	f["full"] = w.Full
+	f["in"] = func(t time.Time) string { return w.In(t, now()) }
+	f["ago"] = func(t time.Time) string { return w.Ago(t, now()) }
+	f["until"] = func(t time.Time) string { return w.Until(t, now()) }
+	f["size"] = w.Size
+	f["number"] = w.Number
+	f["bdi"] = words.Isolate
+	f["strong"] = func(s string) template.HTML { return "<strong>" + words.Isolate(s) + "</strong>" }
+	f["item"] = func(s string) template.HTML {
+		return `<bdi class="item">` + template.HTML(template.HTMLEscapeString(s)) + "</bdi>"
+	}
+	f["minPassword"] = func() int { return minPassword }
+	return f
 }
 
 // write renders a page, whole, before the status is sent.

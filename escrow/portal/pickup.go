@@ -45,7 +45,7 @@ func (e *overError) Error() string { return "the message is over" }
 type overView struct {
 	Sender    string
 	Retracted bool
-	Expires   string
+	Expires   time.Time
 	Item      string
 }
 
@@ -60,7 +60,7 @@ func (p *portal) pickup(h func(http.ResponseWriter, *http.Request, *visit) error
 			place(r.Context(), p.base+"/m/"+url.PathEscape(item)+"/"+url.PathEscape(secret), got.Sender)
 		}
 		if (errors.Is(err, escrow.ErrExpired) || errors.Is(err, escrow.ErrRetracted)) && got != nil {
-			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(got.Expires), Item: got.ItemID}}
+			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: got.Expires, Item: got.ItemID}}
 		}
 		if err != nil {
 			return err

@@ -691,7 +691,7 @@ func (p *portal) unkept(w http.ResponseWriter, err error, v *visit) error {
 		return see(w, unverified.to)
 	}
 	if v != nil && over(err) {
-		return &overError{overView{Sender: clean(v.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: date(v.Expires), Item: v.ItemID}}
+		return &overError{overView{Sender: clean(v.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: v.Expires, Item: v.ItemID}}
 	}
 	return err
 }

@@ -100,6 +100,14 @@ func (w *Words) In(t, now time.Time) string {
 	}
 }
 
+// Until writes the day and time of t, and how far ahead it is.
+func (w *Words) Until(t, now time.Time) string {
+	if in := w.In(t, now); in != "" {
+		return w.T("time.until", w.Date(t), in)
+	}
+	return w.Date(t)
+}
+
 // Ago tells how long ago t was, as people do; "" for the zero time.
 func (w *Words) Ago(t, now time.Time) string {
 	switch d := now.Sub(t); {
