@@ -51,7 +51,7 @@ type answerPlan struct {
 // planAnswer reads of a message's header whom an answer goes to: Reply-To, else
 // From, else the envelope sender; to all, To and Cc beside (RFC 5322, section
 // 3.6.3). Of these only addresses count that are on the sender's side: in the
-// domain of the envelope sender, or own domains. ErrNobody if there are none.
+// domain of the envelope sender, or own domains. There may be none.
 func (v *Vault) planAnswer(ctx context.Context, p *Pickup, message io.Reader) (*answerPlan, error) {
 	h, err := header.Read(message)
 	if err != nil {
@@ -66,9 +66,6 @@ func (v *Vault) planAnswer(ctx context.Context, p *Pickup, message io.Reader) (*
 		if len(plan.To) > 0 {
 			break
 		}
-	}
-	if len(plan.To) == 0 {
-		return nil, ErrNobody
 	}
 	if plan.Cc, err = side(ctx, slices.Concat(h.Values("To"), h.Values("Cc")), plan.To); err != nil {
 		return nil, err

@@ -19,23 +19,25 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// A bounce address is postseal-bounce+KIND PICKUP.TAG@DOMAIN: 60 bytes of local
+// A bounce address is postseal-bounce+KIND ID.TAG@DOMAIN, ID being that of a pickup
+// or of a reply: 60 bytes of local
 // part, in letters whose case may get lost.
 const (
 	bouncePrefix = "postseal-bounce+"
 	bounceNotice = 'n'
 	bounceCode   = 'c'
+	bounceReply  = 'r'    // of a reply, not of a pickup
 	bounceTag    = minTag // bytes
 )
 
-// bounceAddress returns the envelope sender of mails about a pickup.
-func (v *Vault) bounceAddress(kind byte, pickup string) string {
-	id := string(kind) + pickup
+// bounceAddress returns the envelope sender of mails about a pickup, or of a reply.
+func (v *Vault) bounceAddress(kind byte, of string) string {
+	id := string(kind) + of
 	return bouncePrefix + id + "." + seal.EncodeTag(v.keys.tag(bounceTag, "bounce/1", id)) + "@" + v.writer.From.Domain
 }
 
 // IsBounceAddress reports whether an address, in any spelling, is one that this
-// server gave its notices as envelope sender. token is for Bounced. It does no
+// server gave its notices, or a reply, as envelope sender. token is for Bounced. It does no
 // I/O.
 func (v *Vault) IsBounceAddress(address string) (token string, ok bool) {
 	if len(address) < len(bouncePrefix) {
@@ -69,15 +71,23 @@ const maxReport = 256 << 10
 // IsBounceAddress returned, from the envelope sender, "" for the null sender.
 //
 // A report that a notice failed becomes a failure report to the sender of the
-// sealed message, once. A person's reply gets one automatic answer. Everything
-// else (delay warnings, vacation notes) is dropped. ErrUnknown if the token is
+// sealed message, once; one that a reply failed, to who wrote it. A person's reply to
+// a notice gets one automatic answer. Everything else (delay warnings, vacation notes)
+// is dropped. ErrUnknown if the token is
 // not genuine, or its message is gone; other errors mean: try again.
 func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reader) error {
 	kind, id, ok := v.bounceToken(token)
 	if !ok {
 		return ErrUnknown
 	}
-	what := classify(from, report)
+	what, failed := classify(from, report)
+	if kind == bounceReply {
+		if what == aFailure {
+			return v.replyBounced(ctx, id, failed)
+		}
+		v.log.Info("mail to the bounce address of a reply dropped", "reply", id, "what", what.String())
+		return nil
+	}
 	s, err := v.store.PickupByID(ctx, id)
 	if errors.Is(err, ErrUnknown) {
 		return ErrUnknown
@@ -154,54 +164,55 @@ func (i incoming) String() string { return [...]string{"noise", "failure", "repl
 
 // classify reads what came. A failure is a delivery status report with a failed
 // recipient (RFC 3464), or, from the null sender, what a mail system without
-// such reports sends.
-func classify(from string, report io.Reader) incoming {
+// such reports sends. failed are the recipients that a report names.
+func classify(from string, report io.Reader) (what incoming, failed []string) {
 	m, err := mail.ReadMessage(bufio.NewReader(io.LimitReader(report, maxReport)))
 	if err != nil {
 		if from == "" {
-			return aFailure // without a header: rather tell once too often
+			return aFailure, nil // without a header: rather tell once too often
 		}
-		return noise
+		return noise, nil
 	}
 	kind, params, _ := mime.ParseMediaType(m.Header.Get("Content-Type"))
 	if kind == "multipart/report" && strings.EqualFold(params["report-type"], "delivery-status") {
 		return statusOf(m.Body, params["boundary"])
 	}
 	if kind == "multipart/report" {
-		return noise // read receipts, complaints
+		return noise, nil // read receipts, complaints
 	}
 	auto := strings.ToLower(strings.TrimSpace(m.Header.Get("Auto-Submitted")))
 	if from != "" {
 		if auto != "" && !strings.HasPrefix(auto, "no") || m.Header.Get("List-Id") != "" || m.Header.Get("X-Autoreply") != "" {
-			return noise
+			return noise, nil
 		}
 		switch strings.ToLower(m.Header.Get("Precedence")) {
 		case "bulk", "list", "junk", "auto_reply":
-			return noise
+			return noise, nil
 		}
-		return aReply
+		return aReply, nil
 	}
 	if strings.HasPrefix(auto, "auto-replied") || m.Header.Get("X-Autoreply") != "" {
-		return noise // a vacation note (RFC 3834)
+		return noise, nil // a vacation note (RFC 3834)
 	}
 	who := strings.ToLower(m.Header.Get("From"))
 	if strings.Contains(who, "mailer-daemon") || strings.Contains(who, "postmaster") {
-		return aFailure
+		return aFailure, nil
 	}
-	return noise
+	return noise, nil
 }
 
 // statusOf looks for a failed recipient in a report. One that can't be read
-// counts as a failure.
-func statusOf(body io.Reader, boundary string) incoming {
+// counts as a failure. failed are the recipients that
+// it names, as they were given (RFC 3464, section 2.3.1) and as they became.
+func statusOf(body io.Reader, boundary string) (what incoming, failed []string) {
 	if boundary == "" {
-		return aFailure
+		return aFailure, nil
 	}
 	parts := multipart.NewReader(body, boundary)
 	for range 10 {
 		p, err := parts.NextRawPart()
 		if err != nil {
-			return aFailure
+			return aFailure, nil
 		}
 		kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type"))
 		if kind != "message/delivery-status" && kind != "message/global-delivery-status" {
@@ -209,7 +220,7 @@ func statusOf(body io.Reader, boundary string) incoming {
 		}
 		text, err := io.ReadAll(io.LimitReader(p, maxReport))
 		if err != nil && len(text) == 0 {
-			return aFailure
+			return aFailure, nil
 		}
 		seen := false
 		r := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(text, "\r\n\r\n"...))))
@@ -217,17 +228,25 @@ func statusOf(body io.Reader, boundary string) incoming {
 			h, err := r.ReadMIMEHeader()
 			action, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(h.Get("Action"))), " ")
 			if action == "failed" {
-				return aFailure
+				what = aFailure
+				for _, field := range []string{"Original-Recipient", "Final-Recipient"} {
+					if _, a, ok := strings.Cut(h.Get(field), ";"); ok {
+						failed = append(failed, strings.TrimSpace(a))
+					}
+				}
 			}
 			seen = seen || action != ""
 			if err != nil {
 				break
 			}
 		}
-		if seen {
-			return noise // delayed, delivered, relayed, expanded
+		if what == aFailure {
+			return what, failed
 		}
-		return aFailure
+		if seen {
+			return noise, nil // delayed, delivered, relayed, expanded
+		}
+		return aFailure, nil
 	}
-	return aFailure
+	return aFailure, nil
 }

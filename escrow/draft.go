@@ -139,7 +139,7 @@ func (v *Vault) admitReply(ctx context.Context, p *Pickup, s *Session) error {
 // Draft returns the draft that there is, or a new one with whom it goes to; that has
 // no ID, and is not saved. For a message that is over (ErrExpired, ErrRetracted) it
 // returns the draft too, where there is one: for a day, so that nothing that was
-// written is lost. ErrNobody if the message can't be answered.
+// written is lost. Its To is empty where there is nobody to answer.
 func (v *Vault) Draft(ctx context.Context, p *Pickup, s *Session) (*Reply, error) {
 	over := v.admitReply(ctx, p, s)
 	if over != nil && !errors.Is(over, ErrExpired) && !errors.Is(over, ErrRetracted) {
@@ -379,7 +379,8 @@ const pressedTwice = 10 * time.Minute
 
 // SendReply sends the draft off: when it returns, the reply is queued, on the disk,
 // and will be delivered whatever becomes of the message. Called again it returns
-// the reply that is queued already. ErrEmpty if there is nothing to send.
+// the reply that is queued already. ErrEmpty if there is nothing to send, ErrNobody if
+// there is nobody to send it to.
 func (v *Vault) SendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, error) {
 	r, err := v.sendReply(ctx, p, s)
 	if err != nil {
@@ -416,6 +417,9 @@ func (v *Vault) sendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, e
 				return nil, err
 			}
 			return v.shown(sent), nil
+		}
+		if len(r.content.Plan.To) == 0 {
+			return nil, ErrNobody
 		}
 		now := v.now()
 		r.State, r.Changed, r.Due, r.QueuedAt = ReplyQueued, now, now, now

@@ -8,7 +8,10 @@ import (
 )
 
 // Classify is classify, for the fuzzer.
-func Classify(from string, report io.Reader) string { return classify(from, report).String() }
+func Classify(from string, report io.Reader) string {
+	what, _ := classify(from, report)
+	return what.String()
+}
 
 // CleanName is cleanName for a device.
 func CleanName(s string) string { return cleanName(s, maxDeviceName) }

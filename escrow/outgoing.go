@@ -21,6 +21,7 @@ type outgoing struct {
 	Sender     mailbox        `json:"sender,omitzero"`
 	ReplyTo    mailbox        `json:"reply_to,omitzero"`
 	Recipients []outRecipient `json:"recipients"`
+	Told       int            `json:"told,omitempty"` // how many failed ones the writer was told of
 }
 
 // outRecipient is one recipient of a reply.
@@ -94,6 +95,38 @@ func (o *outgoing) failed() []string {
 		}
 	}
 	return list
+}
+
+// fail marks recipients as failed, and reports whether one is new among them. One
+// that waits may be: the report can be faster than our record that it was taken.
+func (o *outgoing) fail(which func(folded string) bool) (any bool) {
+	for i := range o.Recipients {
+		r := &o.Recipients[i]
+		if f, err := fold(r.Address); err == nil && r.State != outFails && which(f) {
+			r.State, any = outFails, true
+		}
+	}
+	return any
+}
+
+// failTaken is fail for all that were taken.
+func (o *outgoing) failTaken() (any bool) {
+	for i := range o.Recipients {
+		if r := &o.Recipients[i]; r.State == outTaken {
+			r.State, any = outFails, true
+		}
+	}
+	return any
+}
+
+// knows reports whether one of these addresses, folded, is a recipient.
+func (o *outgoing) knows(folded map[string]bool) bool {
+	for _, r := range o.Recipients {
+		if f, err := fold(r.Address); err == nil && folded[f] {
+			return true
+		}
+	}
+	return false
 }
 
 // message is a reply as it leaves; its files are read when it is written.

@@ -25,6 +25,8 @@ const (
 	mailFailure = "failure"
 	mailLock    = "lock"
 	mailAnswer  = "answer"
+
+	mailReplyFailed = "reply-failed"
 )
 
 // Seal seals a message for all of its recipients, in one transaction: when it
@@ -48,7 +50,14 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 	for i, r := range m.Recipients {
 		all[i] = r.Address
 	}
-	if err := v.unsettled(ctx, m, all); err != nil { // saves the work; Create asks again
+	// It is settled under the address that Postfix knows.
+	envelope := m.Sender
+	if writer, isReply, err := v.replyWriter(ctx, m.Sender); err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	} else if isReply {
+		m.Sender = writer
+	}
+	if err := v.unsettled(ctx, m.Digest, envelope, all); err != nil { // saves the work; Create asks again
 		return nil, err
 	}
 	var items []NewItem
@@ -64,11 +73,11 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 		items, ids = append(items, item), append(ids, item.ID)
 	}
 	if v.pins != nil {
-		v.pins.set(m.Digest, m.Sender, all)
+		v.pins.set(m.Digest, envelope, all)
 	}
-	if err := v.store.Create(ctx, items, m.Digest, m.Sender, all); err != nil {
+	if err := v.store.Create(ctx, items, m.Digest, envelope, all); err != nil {
 		if errors.Is(err, ErrSettled) { // just now, by another call
-			if named := v.unsettled(ctx, m, all); named != nil {
+			if named := v.unsettled(ctx, m.Digest, envelope, all); named != nil {
 				return nil, named
 			}
 		}
@@ -81,8 +90,8 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 	return ids, nil
 }
 
-func (v *Vault) unsettled(ctx context.Context, m Message, all []string) error {
-	settled, err := v.store.Settled(ctx, m.Digest, m.Sender, all)
+func (v *Vault) unsettled(ctx context.Context, d Digest, sender string, all []string) error {
+	settled, err := v.store.Settled(ctx, d, sender, all)
 	if err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}

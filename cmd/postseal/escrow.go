@@ -62,13 +62,17 @@ func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
 	return cfg, db, vault, nil
 }
 
-// newVault makes the vault; wake is called when mail was put into the outbox.
-func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, wake func()) (*escrow.Vault, error) {
-	return escrow.NewVault(escrow.Options{
+// newVault makes the vault; more, where set, adds what only serve has.
+func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, more func(*escrow.Options)) (*escrow.Vault, error) {
+	o := escrow.Options{
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
 		PortalURL: cfg.str("portal-url"), NoticeFrom: from, Language: cfg.str("language"),
-		Log: log, Registerer: reg, Wake: wake, Crash: crash,
-	})
+		Log: log, Registerer: reg, Crash: crash,
+	}
+	if more != nil {
+		more(&o)
+	}
+	return escrow.NewVault(o)
 }
 
 func listEscrow(c *cli.Context) error {

@@ -68,3 +68,19 @@ func postfixRelay(listen string) string {
 	}
 	return "[" + host + "]:" + port
 }
+
+// dialable returns where this program reaches a listener of its own: HOST:PORT or
+// unix:PATH.
+func dialable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if strings.HasPrefix(listen, "unix:") || err != nil {
+		return listen
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}

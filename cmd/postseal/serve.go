@@ -110,11 +110,21 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	var outbox *notify.Sender
-	vault, err := newVault(cfg, db, keys, from, log, reg, pins, func() { outbox.Wake() })
+	var replier *escrow.Replier
+	replies, err := replySize(cfg)
+	if err != nil {
+		return err
+	}
+	vault, err := newVault(cfg, db, keys, from, log, reg, pins, func(o *escrow.Options) {
+		o.Wake = func() { outbox.Wake() }
+		o.OwnDomain = s.own.Own
+		o.Replies = escrow.ReplyOptions{Size: replies, SpoolDir: cfg.spoolDir(), Wake: func() { replier.Wake() }}
+	})
 	if err != nil {
 		return err
 	}
 	outbox = &notify.Sender{Outbox: vault, Relay: cfg.str("notice-relay"), ServerName: s.helo, Log: log, Registerer: reg, Crash: crash}
+	replier = &escrow.Replier{Vault: vault, Splitter: dialable(cfg.str("lmtp-listen")), ServerName: s.helo, Registerer: reg, Crash: crash}
 
 	// The servers.
 	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, pins)
@@ -147,6 +157,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 	g.Go(func() error { return named("postures", postures.Run(ctx)) })
 	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })
+	g.Go(func() error { return named("replies", replier.Run(ctx)) })
 	g.Go(func() error { return named("escrow", vault.Run(ctx)) })
 	if parts.maps != nil {
 		g.Go(func() error { return named("map files", parts.maps.Run(ctx)) })

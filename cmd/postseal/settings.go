@@ -69,6 +69,7 @@ func settings() []setting {
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
 		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
 		{name: "max-message-size", usage: "largest message taken, in bytes or with K, M, G", value: "100M", check: checkSize},
+		{name: "max-reply-size", usage: "how large the files of a reply at the portal may be, together", value: "60M", check: checkSize},
 		{name: "tls-floor", usage: "least TLS version that counts as TLS", value: "1.2", check: checkOneOf("1.0", "1.1", "1.2", "1.3")},
 		{name: "map-dir", usage: "keep map files in this directory current, and reload Postfix"},
 		{name: "map-type", usage: "type of the map files", value: "texthash", check: checkOneOf("texthash", "lmdb", "cdb", "hash")},
@@ -245,6 +246,25 @@ func (c *config) size(name string) int64 {
 		panic("unchecked size " + name)
 	}
 	return n
+}
+
+// replySize returns how large the files of a reply may be, in bytes. As a message they
+// are larger by more than a third, and that must be a message we take.
+func replySize(cfg *config) (int64, error) {
+	const (
+		line, encoded = 57, 78  // bytes of a file and of the line of base64 that holds them
+		rest          = 3 << 19 // text, header and what parts the files
+	)
+	want, most := cfg.size("max-reply-size"), cfg.size("max-message-size")
+	fits := max(1, (most-rest)/encoded*line)
+	switch {
+	case want <= fits:
+		return want, nil
+	case cfg.values["max-reply-size"].Source == "default":
+		return fits, nil
+	}
+	return 0, fmt.Errorf("max-reply-size (from %s): %d bytes make a message of more than max-message-size, %d: want at most %d",
+		cfg.values["max-reply-size"].Source, want, most, fits)
 }
 
 // dbPath returns the file of the SQLite database.

@@ -106,6 +106,15 @@ func TestFallbackSealsNoNotice(t *testing.T) {
 	c.cmd("RCPT TO:<any@absent.example>", "554 5.7.1")
 }
 
+func TestFallbackSealsAReply(t *testing.T) {
+	b := newBed(t, true)
+	b.fallback()
+	c := b.dial()
+	c.cmd("EHLO test", "250")
+	c.cmd("MAIL FROM:<postseal-bounce+reply@own.example>", "250")
+	c.cmd("RCPT TO:<any@absent.example>", "250")
+}
+
 func TestFallbackLooksAfresh(t *testing.T) {
 	b := newBed(t, true)
 	_, p := b.fallback()

@@ -283,6 +283,8 @@ func (v *fakeVault) IsBounceAddress(a string) (string, bool) {
 	return strings.CutPrefix(a, "postseal-bounce+")
 }
 
+func (v *fakeVault) IsReply(a string) bool { return strings.HasPrefix(a, "postseal-bounce+r") }
+
 func (v *fakeVault) Bounced(ctx context.Context, token, from string, r io.Reader) error {
 	b, err := io.ReadAll(r)
 	if err != nil {

@@ -46,6 +46,9 @@ type Vault interface {
 	// IsBounceAddress reports whether an address is the envelope sender of one
 	// of our own notices.
 	IsBounceAddress(address string) (token string, ok bool)
+	// IsReply reports whether an address is the envelope sender of a reply that
+	// its recipient has written at the portal.
+	IsReply(address string) bool
 	// Bounced takes what came to such an address, from an envelope sender ("" for
 	// the null sender).
 	Bounced(ctx context.Context, token, from string, report io.Reader) error

@@ -190,10 +190,13 @@ func (sp *Splitter) decide(ctx context.Context, s *session, tx *transaction, m *
 
 // isNotice reports whether a message comes from the envelope sender of a notice. It
 // is never sealed: the notice of that would come here too, for ever. What is refused
-// bounces to that sender, and so the sender of the sealed message is told.
+// bounces to that sender, and so the sender of the sealed message is told. A reply is
+// none, though its envelope sender looks alike: a person has written it, and each
+// further round takes a person again.
 func (s *session) isNotice(sender policy.Address) bool {
-	_, ok := s.cfg.Vault.IsBounceAddress(sender.String())
-	return ok
+	a := sender.String()
+	_, ok := s.cfg.Vault.IsBounceAddress(a)
+	return ok && !s.cfg.Vault.IsReply(a)
 }
 
 func noticeRefused() *smtp.SMTPError {

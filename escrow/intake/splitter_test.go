@@ -395,6 +395,22 @@ func TestANoticeIsNotSealed(t *testing.T) {
 	}
 }
 
+// A reply is, though its envelope sender looks like that of a notice.
+func TestAReplyIsSealed(t *testing.T) {
+	b := newBed(t, true)
+	b.splitter(policy.Encryption)
+	c := b.dial()
+	c.cmd("LHLO test", "250")
+	c.cmd("MAIL FROM:<postseal-bounce+reply@own.example>", "250")
+	c.cmd("RCPT TO:<sealed@x.example>", "250")
+	c.cmd("DATA", "354")
+	c.send(stuffed(plainText))
+	c.expect("250")
+	if len(b.vault.sealed) != 1 || b.vault.sealed[0].Sender != "postseal-bounce+reply@own.example" {
+		t.Errorf("sealed %+v", b.vault.sealed)
+	}
+}
+
 func TestBouncesOfNotices(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error
