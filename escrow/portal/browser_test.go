@@ -176,7 +176,7 @@ func TestLooks(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, u := range requests {
-				if !strings.HasPrefix(u, s.link) && !strings.HasPrefix(u, s.link[:strings.Index(s.link, "/m/")]+"/nowhere") {
+				if !strings.HasPrefix(u, s.link) && !strings.HasPrefix(u, s.link[:strings.Index(s.link, "/m/")]+"/nowhere") && !strings.HasPrefix(u, s.inbox("/account")) {
 					t.Errorf("something was loaded: %s", u)
 				}
 			}
@@ -200,6 +200,29 @@ func TestLooks(t *testing.T) {
 	visit("message-plain", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#message" })
 	visit("message-full", newFakeVault(crlf(fullLetter)), func(s *testSite) string { return "#message" })
 	visit("message-html", newFakeVault(crlf(fullLetter)), func(s *testSite) string { return "#html" })
+	account := func(means ...string) *fakeVault {
+		v := newFakeVault(crlf(plainLetter))
+		v.pickup.Verify = escrow.VerifyAccount
+		if len(means) > 0 {
+			enrolledBy(means...)(v)
+		}
+		return v
+	}
+	visit("enrol", account(), func(s *testSite) string { return "" })
+	visit("enrol-sent", account(), func(s *testSite) string { return "#sent" })
+	visit("enrol-weak", account(), func(s *testSite) string { return "#weak" })
+	visit("enrol-locked", account(), func(s *testSite) string { s.vault.lockTry = testNow.Add(20 * time.Minute); return "" })
+	visit("signin", account("password", "passkey", "totp"), func(s *testSite) string { return "" })
+	visit("signin-password", account("password"), func(s *testSite) string { return "?closed" })
+	visit("signin-passkey", account("passkey"), func(s *testSite) string { return "" })
+	visit("signin-wrong", account("password"), func(s *testSite) string { return "#signin-wrong" })
+	visit("signin-locked", account("password", "passkey"), func(s *testSite) string { s.vault.lockTry = testNow.Add(20 * time.Minute); return "" })
+	visit("forgot", account("password"), func(s *testSite) string { return "/forgot" })
+	visit("forgot-asked", account("password"), func(s *testSite) string { return "/forgot?asked" })
+	visit("forgot-mailbox", account("password", "mailbox"), func(s *testSite) string { return "/forgot" })
+	visit("account", account("password", "passkey"), func(s *testSite) string { return "#account" })
+	visit("account-wrong", account("password", "passkey"), func(s *testSite) string { return "#account-wrong" })
+	visit("account-totp", account("password", "passkey"), func(s *testSite) string { return "#account-totp" })
 	visit("expired", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrExpired; return "" })
 	visit("retracted", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrRetracted; return "" })
 	visit("unknown", newFakeVault(""), func(s *testSite) string { return "/nowhere" })
@@ -230,6 +253,24 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 			send()
 		}
 		enter("1234 5678")
+	case "weak":
+		send()
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testCode), chromedp.SendKeys(chromedp.ID("password"), "heron"))
+		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/enrol"] button[type=submit]`)))
+	case "signin-wrong":
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), "heron"))
+		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/signin"] button[type=submit]`)))
+	case "account", "account-wrong", "account-totp":
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), testPassword))
+		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/signin"] button[type=submit]`)))
+		do(t, ctx, chromedp.Navigate(s.inbox("/account")))
+		switch steps {
+		case "account-wrong":
+			do(t, ctx, chromedp.SendKeys(chromedp.ID("old"), "heron"), chromedp.SendKeys(chromedp.ID("password"), testPassword))
+			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/account/password"] button[type=submit]`)))
+		case "account-totp":
+			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/totp"] button`)))
+		}
 	case "message", "html":
 		send()
 		enter(testCode)
