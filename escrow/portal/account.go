@@ -319,6 +319,8 @@ func answerJSON(w http.ResponseWriter, r *http.Request, status int, a passkeyAns
 type signInView struct {
 	facts
 	Account   escrow.AccountState
+	Ceremony  string // of a passkey, "" where there is none
+	Options   string // of it, JSON
 	Field     string // that the problem is with: "password", "totp", "passkey"
 	Problem   string
 	Locked    time.Time
@@ -326,8 +328,15 @@ type signInView struct {
 	Left      bool
 }
 
-func (p *portal) signInView(v *visit) signInView {
+// signInView has a ceremony ready, so that the browser may offer a passkey without
+// another request. Its beginning changes nothing.
+func (p *portal) signInView(r *http.Request, v *visit) signInView {
 	view := signInView{facts: factsOf(v), Account: v.Account}
+	if v.Account.Passkey && v.Account.CanPasskey {
+		if c, err := p.accounts.BeginSignIn(r.Context(), v.Pickup, p.client(r)); err == nil {
+			view.Ceremony, view.Options = c.ID, string(c.Options)
+		}
+	}
 	if v.Locked.After(p.now()) {
 		view.Locked = v.Locked
 	}
@@ -335,7 +344,7 @@ func (p *portal) signInView(v *visit) signInView {
 }
 
 func (p *portal) signInPage(w http.ResponseWriter, r *http.Request, v *visit) error {
-	view := p.signInView(v)
+	view := p.signInView(r, v)
 	query := r.URL.Query()
 	view.NoCookies, view.Left = query.Has("cookies"), query.Has("closed")
 	return p.pages.write(w, r, http.StatusOK, "signin", view)
@@ -363,7 +372,7 @@ func (p *portal) signIn(w http.ResponseWriter, r *http.Request, v *visit) error 
 // signInWith signs in. problem is told where s has nothing to sign in with, "" for
 // that a password is missing.
 func (p *portal) signInWith(w http.ResponseWriter, r *http.Request, v *visit, s escrow.SignIn, problem string) error {
-	view := p.signInView(v)
+	view := p.signInView(r, v)
 	words := wordsOf(r)
 	again := func(field, problem string) error {
 		view.Field, view.Problem = field, words.T(problem)

@@ -32,7 +32,7 @@ type fakeAccounts struct {
 }
 
 func (f *fakeAccounts) state() escrow.AccountState {
-	return escrow.AccountState{Enrolled: f.enrolled, Password: f.password != "", Passkey: len(f.passkeys) > 0, TOTP: f.totp, MailboxReset: f.mailbox}
+	return escrow.AccountState{Enrolled: f.enrolled, Password: f.password != "", Passkey: len(f.passkeys) > 0, TOTP: f.totp, MailboxReset: f.mailbox, CanPasskey: true}
 }
 
 func (f *fakeAccounts) begin() escrow.Ceremony {

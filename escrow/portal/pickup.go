@@ -119,6 +119,7 @@ type landingView struct {
 	facts
 	Passphrase bool      // else a code
 	Sent       time.Time // when a code was sent from this browser, zero if it was not
+	CanPasskey bool      // browsers make passkeys for this portal
 	Proven     string    // the ceremony that a right code began, "" for none
 	Typed      string    // what was typed before
 	Problem    string    // with what was typed
@@ -160,7 +161,7 @@ func (p *portal) landingView(r *http.Request, v *visit) landingView {
 		}
 	}
 	if v.Verify == escrow.VerifyAccount {
-		view.Proven = p.proven(r, v)
+		view.CanPasskey, view.Proven = v.Account.CanPasskey, p.proven(r, v)
 	}
 	if v.Locked.After(now) {
 		view.Locked = v.Locked

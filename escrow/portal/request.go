@@ -239,9 +239,13 @@ func (p *portal) trusted(a netip.Addr) bool {
 // a proxy that names nobody the address is unknown: limits by address would lock
 // out everybody.
 func (p *portal) client(r *http.Request) escrow.Client {
+	return escrow.Client{Addr: p.clientAddr(r), Device: deviceName(r)}
+}
+
+func (p *portal) clientAddr(r *http.Request) netip.Addr {
 	if !p.fromProxy(r) {
 		peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-		return escrow.Client{Addr: peer.Addr().Unmap()}
+		return peer.Addr().Unmap()
 	}
 	chain := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(chain) - 1; i >= 0; i-- {
@@ -250,10 +254,10 @@ func (p *portal) client(r *http.Request) escrow.Client {
 			break
 		}
 		if !p.trusted(a) {
-			return escrow.Client{Addr: a}
+			return a
 		}
 	}
-	return escrow.Client{}
+	return netip.Addr{}
 }
 
 // parseForwarded reads one address of X-Forwarded-For, with or without a port.

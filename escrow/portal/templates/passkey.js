@@ -42,7 +42,7 @@ const tell = (words, name) => {
 };
 
 // begin asks the server for a ceremony; null where it told why there is none.
-const begin = async quiet => {
+const begin = async () => {
   const body = new URLSearchParams({ceremony: create ? form.elements.ceremony.value : ""});
   if (code) body.set("answer", form.elements.answer.value);
   const r = await fetch(form.dataset.begin, {method: "POST", body, headers: {Accept: "application/json"}});
@@ -50,10 +50,13 @@ const begin = async quiet => {
   if (!(r.headers.get("Content-Type") || "").includes("json")) throw new Error("no answer");
   const a = await r.json();
   if (a.go) return location.assign(a.go), null;
-  if (a.problem) return quiet || tell(a.problem, a.field), null;
+  if (a.problem) return tell(a.problem, a.field), null;
   form.elements.ceremony.value = a.ceremony;
   ask(false);
-  const o = a.options.publicKey || a.options;
+  return decoded(a.options);
+};
+const decoded = o => {
+  o = o.publicKey || o;
   o.challenge = bytes(o.challenge);
   if (o.user) o.user.id = bytes(o.user.id);
   for (const c of [...(o.excludeCredentials || []), ...(o.allowCredentials || [])]) c.id = bytes(c.id);
@@ -78,7 +81,7 @@ const run = async conditional => {
   problem.textContent = "";
   for (const f of form.querySelectorAll("[aria-invalid]")) f.removeAttribute("aria-invalid");
   try {
-    const publicKey = await begin(conditional);
+    const publicKey = conditional ? decoded(JSON.parse(form.dataset.options)) : await begin();
     if (publicKey && !mine.signal.aborted) {
       const o = {publicKey, signal: mine.signal};
       if (conditional) o.mediation = "conditional";
@@ -87,15 +90,15 @@ const run = async conditional => {
   } catch (e) {
     if (mine.signal.aborted || conditional) return;
     const d = form.dataset;
-    tell(e.name === "NotAllowedError" ? d.cancelled : e.name === "InvalidStateError" ? d.known : d.failed);
+    tell(e.name === "NotAllowedError" ? d.cancelled : create && e.name === "InvalidStateError" ? d.known : d.failed);
   } finally {
     if (waiting === mine) use.disabled = false;
   }
 };
 use.onclick = () => run(false);
 window.addEventListener("pageshow", e => { if (e.persisted) form.elements.response.value = ""; });
-if ("conditional" in form.dataset && PublicKeyCredential.isConditionalMediationAvailable)
-  form.querySelector("[type=password]").addEventListener("focus", async () => {
-    if (await PublicKeyCredential.isConditionalMediationAvailable() && !waiting) run(true);
-  }, {once: true});
+// The list that the password field offers has passkeys too, by the ceremony that the
+// page came with.
+if (form.dataset.options && form.querySelector("[type=password]") && PublicKeyCredential.isConditionalMediationAvailable)
+  PublicKeyCredential.isConditionalMediationAvailable().then(can => { if (can && !waiting) run(true); });
 })();
