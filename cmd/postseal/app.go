@@ -31,6 +31,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			serveCommand(),
 			domainCommand(),
 			senderCommand(),
+			triggerCommand(),
 			recipientCommand(),
 			checkCommand(),
 			explainCommand(),

@@ -53,7 +53,7 @@ func check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := loadRules(c.Context, db, s.delimiters)
+	snapshot, err := loadRules(c.Context, cfg, db, s.delimiters)
 	if err != nil {
 		return err
 	}
@@ -65,10 +65,7 @@ func check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	engine, err := newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, old)
-	if err != nil {
-		return err
-	}
+	engine := newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, old)
 	all := make([]checked, c.NArg())
 	g, ctx := errgroup.WithContext(c.Context)
 	g.SetLimit(parallelChecks)

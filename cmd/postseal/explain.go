@@ -23,6 +23,7 @@ func explainCommand() *cli.Command {
 		&cli.StringFlag{Name: "recipient", Usage: "envelope recipient"},
 		&cli.StringFlag{Name: "login", Usage: "SASL login"},
 		&cli.StringFlag{Name: "subject", Usage: "subject of the message"},
+		headerFlag("`FIELD` of the message's header, 'Name: value' (repeatable)"),
 		jsonFlag(),
 	}, settingFlags(decideSettings...)), explain)
 }
@@ -39,6 +40,7 @@ type explanation struct {
 	Verify      string   `json:"verify,omitempty"`   // of the pickup, by rule; "" for the default
 	Mode        string   `json:"mode,omitempty"`     // of the seal
 	Language    string   `json:"language,omitempty"` // of notices and pages
+	Triggers    []string `json:"triggers,omitempty"` // what the content sets off, and for whom it does not
 	Reasons     []string `json:"reasons"`
 }
 
@@ -64,11 +66,16 @@ func explain(c *cli.Context) error {
 	if q.Recipient.Domain == "" {
 		return errors.New("--recipient: want an address with a domain")
 	}
-	q.Content = engine.Subjects.Match(c.String("subject"))
+	fired, err := explainContent(c, engine, q.Sender)
+	if err != nil {
+		return err
+	}
+	q.Content = policy.Rules(fired)
 	e, err := explainOne(c.Context, cfg, engine, q)
 	if err != nil {
 		return err
 	}
+	e.Triggers = policy.ExplainFired(fired)
 	if c.Bool("json") {
 		return printJSON(c, e)
 	}
@@ -80,11 +87,28 @@ func explain(c *cli.Context) error {
 	if p := pickupWords(e.Verify, e.Mode, e.Language); p != "" {
 		fmt.Fprintf(out, "pickup:      %s\n", p)
 	}
+	for _, t := range e.Triggers {
+		fmt.Fprintf(out, "trigger:     %s\n", t)
+	}
 	fmt.Fprintln(out, "because:")
 	for _, r := range e.Reasons {
 		fmt.Fprintf(out, "  - %s\n", r)
 	}
 	return nil
+}
+
+// explainContent returns the triggers that --subject and --header set off.
+func explainContent(c *cli.Context, engine *policy.Engine, sender policy.Address) ([]policy.Fired, error) {
+	triggers := engine.Rules().Triggers()
+	fired := triggers.Match("Subject", c.String("subject"), sender, engine.Now())
+	for _, h := range headers(c) {
+		name, value, err := parseHeader(h)
+		if err != nil {
+			return nil, err
+		}
+		fired = append(fired, triggers.Match(name, value, sender, engine.Now())...)
+	}
+	return fired, nil
 }
 
 func orDash(s string) string {
@@ -140,7 +164,7 @@ func storedEngine(c *cli.Context, cfg *config, db *sql.DB) (*policy.Engine, erro
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := loadRules(c.Context, db, s.delimiters)
+	snapshot, err := loadRules(c.Context, cfg, db, s.delimiters)
 	if err != nil {
 		return nil, err
 	}
@@ -148,5 +172,5 @@ func storedEngine(c *cli.Context, cfg *config, db *sql.DB) (*policy.Engine, erro
 	if err != nil {
 		return nil, err
 	}
-	return newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, postures)
+	return newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, postures), nil
 }

@@ -65,17 +65,14 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if m.s, err = askPostfix(c.Context, m.cfg, log); err != nil {
 		return err
 	}
-	snapshot, err := loadRules(c.Context, m.db, m.s.delimiters)
+	snapshot, err := loadRules(c.Context, m.cfg, m.db, m.s.delimiters)
 	if err != nil {
 		return err
 	}
 	if m.postures, err = loadRemembered(c.Context, m.db); err != nil {
 		return err
 	}
-	engine, err := newEngine(m.cfg, m.s, func() *policy.Snapshot { return snapshot }, m.postures)
-	if err != nil {
-		return err
-	}
+	engine := newEngine(m.cfg, m.s, func() *policy.Snapshot { return snapshot }, m.postures)
 	pins, err := escrow.NewPins(c.Context, m.db)
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ func postfixInstance(c *cli.Context, cfg *config) (*postfix.Instance, error) {
 
 // postfixOptions translates our settings into what Postfix's configuration says.
 func postfixOptions(ctx context.Context, c *cli.Context, cfg *config, p *postfix.Instance) (postfix.Options, error) {
-	subjects, err := policy.ParseSubjects(cfg.strs("secure-subject"))
+	triggers, err := storedTriggers(ctx, cfg)
 	if err != nil {
 		return postfix.Options{}, err
 	}
@@ -72,7 +72,7 @@ func postfixOptions(ctx context.Context, c *cli.Context, cfg *config, p *postfix
 		Forced:     cfg.str("reinject-forced"),
 		Notice:     cfg.str("notice-relay"),
 		Floor:      ">=" + tlsVersionName(cfg.str("tls-floor")),
-		Subjects:   subjects,
+		Triggers:   triggers,
 		NoticeFrom: from,
 		DryRun:     c.Bool("dry-run"),
 		Out:        c.App.Writer,

@@ -442,6 +442,32 @@ const maxCSVErrors = 20
 // readCSV reads rules, and on errors returns all of them (the first 20), each
 // with its line.
 func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
+	var rules []*policy.Rule
+	seen := map[string]int{}
+	err := eachCSV(in, csvColumns[:5], csvColumns, func(field map[string]string, line int) error {
+		rule, err := csvRule(field, scope)
+		if err != nil {
+			return err
+		}
+		key := rule.Scope.String() + " " + rule.Pattern
+		prev, twice := seen[key]
+		seen[key] = line
+		if twice {
+			return fmt.Errorf("%s stands in line %d already", rule.Pattern, prev)
+		}
+		rules = append(rules, rule)
+		return nil
+	})
+	if err == nil && rules == nil {
+		err = errors.New("the file holds no rules")
+	}
+	return rules, err
+}
+
+// eachCSV calls fn with the fields of each line, by column. Without a header line the
+// columns are usual; one may name any of known. On errors it returns all of them (the
+// first 20), each with its line.
+func eachCSV(in io.Reader, usual, known []string, fn func(field map[string]string, line int) error) error {
 	br := bufio.NewReader(in)
 	if bom, _ := br.Peek(3); string(bom) == "\xef\xbb\xbf" {
 		br.Discard(3)
@@ -450,10 +476,8 @@ func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
 	r.FieldsPerRecord = -1
 	r.Comment = '#'
 	r.TrimLeadingSpace = true
-	columns := csvColumns[:5]
-	var rules []*policy.Rule
+	columns := usual
 	var bad []error
-	seen := map[string]int{}
 	for first := true; ; first = false {
 		rec, err := r.Read()
 		if err == io.EOF {
@@ -464,20 +488,21 @@ func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
 			break
 		}
 		line, _ := r.FieldPos(0)
-		if first && rec[0] == "pattern" {
-			if err := checkColumns(rec); err != nil {
-				return nil, fmt.Errorf("line %d: %w", line, err)
+		if first && rec[0] == known[0] {
+			if err := checkColumns(rec, known); err != nil {
+				return fmt.Errorf("line %d: %w", line, err)
 			}
 			columns = rec
 			continue
 		}
-		rule, err := csvRule(rec, columns, scope)
-		if err == nil {
-			key := rule.Scope.String() + " " + rule.Pattern
-			if prev, twice := seen[key]; twice {
-				err = fmt.Errorf("%s stands in line %d already", rule.Pattern, prev)
+		if len(rec) > len(columns) {
+			err = fmt.Errorf("%d fields, want at most %d: %s", len(rec), len(columns), strings.Join(columns, ","))
+		} else {
+			field := map[string]string{}
+			for i, v := range rec {
+				field[columns[i]] = strings.TrimSpace(v)
 			}
-			seen[key] = line
+			err = fn(field, line)
 		}
 		if err != nil {
 			bad = append(bad, fmt.Errorf("line %d: %w", line, err))
@@ -485,25 +510,17 @@ func readCSV(in io.Reader, scope policy.Scope) ([]*policy.Rule, error) {
 				bad = append(bad, errors.New("and perhaps more"))
 				break
 			}
-			continue
 		}
-		rules = append(rules, rule)
 	}
-	if bad != nil {
-		return nil, errors.Join(bad...)
-	}
-	if rules == nil {
-		return nil, errors.New("the file holds no rules")
-	}
-	return rules, nil
+	return errors.Join(bad...)
 }
 
 // checkColumns reads a header line. A name that is not known would drop a field
 // and make the rule another than is meant.
-func checkColumns(header []string) error {
+func checkColumns(header, known []string) error {
 	for i, name := range header {
-		if !slices.Contains(csvColumns, name) {
-			return fmt.Errorf("unknown column %.80q: want some of %s", name, strings.Join(csvColumns, ","))
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("unknown column %.80q: want some of %s", name, strings.Join(known, ","))
 		}
 		if slices.Contains(header[:i], name) {
 			return fmt.Errorf("column %s stands there twice", name)
@@ -512,14 +529,7 @@ func checkColumns(header []string) error {
 	return nil
 }
 
-func csvRule(rec, columns []string, scope policy.Scope) (*policy.Rule, error) {
-	if len(rec) > len(columns) {
-		return nil, fmt.Errorf("%d fields, want at most %d: %s", len(rec), len(columns), strings.Join(columns, ","))
-	}
-	field := map[string]string{}
-	for i, v := range rec {
-		field[columns[i]] = strings.TrimSpace(v)
-	}
+func csvRule(field map[string]string, scope policy.Scope) (*policy.Rule, error) {
 	r := &policy.Rule{Scope: scope, Created: time.Now()}
 	var err error
 	if w := field["scope"]; w != "" {

@@ -77,7 +77,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 
 	// The decision: rules in memory, postures of destinations.
 	var rules atomic.Pointer[policy.Snapshot]
-	snapshot, err := loadRules(ctx, db, s.delimiters)
+	snapshot, err := loadRules(ctx, cfg, db, s.delimiters)
 	if err != nil {
 		return err
 	}
@@ -97,10 +97,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err := postures.Load(ctx); err != nil {
 		return err
 	}
-	engine, err := newEngine(cfg, s, rules.Load, postures)
-	if err != nil {
-		return err
-	}
+	engine := newEngine(cfg, s, rules.Load, postures)
 
 	engine.Observe = countDecisions(reg)
 
@@ -163,7 +160,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		g.Go(func() error { return named("map files", parts.maps.Run(ctx)) })
 	}
 	g.Go(func() error {
-		return named("rules", keepRules(ctx, db, &rules, s.delimiters, log, func() {
+		return named("rules", keepRules(ctx, cfg, db, &rules, s.delimiters, log, func() {
 			if mapsChanged != nil {
 				mapsChanged()
 			}
@@ -205,18 +202,18 @@ func named(part string, err error) error {
 // keepRules follows changes of the rules. Rules that can't be read any more end
 // the program: answering by old ones might let a message pass that a new rule
 // forbids.
-func keepRules(ctx context.Context, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, log *slog.Logger, changed func()) error {
+func keepRules(ctx context.Context, cfg *config, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, log *slog.Logger, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	reload := func(version int64) {
 		if version == rules.Load().Version {
 			return
 		}
-		fresh, err := loadRules(ctx, db, d)
+		fresh, err := loadRules(ctx, cfg, db, d)
 		for try := 0; err != nil && try < 5 && ctx.Err() == nil; try++ {
 			log.Warn("could not read the rules, trying again", "error", err)
 			time.Sleep(time.Second)
-			fresh, err = loadRules(ctx, db, d)
+			fresh, err = loadRules(ctx, cfg, db, d)
 		}
 		if err != nil {
 			cancel(err)
@@ -276,7 +273,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		}
 	}
 	in := intake.Config{
-		Decider: engine, Vault: vault, Ledger: pins, Subjects: engine.Subjects, Prober: looker{postures},
+		Decider: engine, Vault: vault, Ledger: pins, Triggers: func() *policy.Triggers { return engine.Rules().Triggers() }, Prober: looker{postures},
 		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
 		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID, InHand: new(intake.InHand),
 		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash,

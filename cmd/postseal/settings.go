@@ -380,8 +380,7 @@ func checkOwnDomain(s string) error {
 }
 
 func checkSubject(s string) error {
-	_, err := policy.ParseSubjects([]string{s})
-	return err
+	return policy.CheckSubject(s)
 }
 
 func checkMailbox(s string) error {

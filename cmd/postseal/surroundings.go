@@ -145,22 +145,27 @@ func loadRemembered(ctx context.Context, db *sql.DB) (remembered, error) {
 }
 
 // newEngine makes the engine that every server and explain answer by.
-func newEngine(cfg *config, s *surroundings, rules func() *policy.Snapshot, postures policy.Postures) (*policy.Engine, error) {
-	subjects, err := policy.ParseSubjects(cfg.strs("secure-subject"))
-	if err != nil {
-		return nil, err
-	}
+func newEngine(cfg *config, s *surroundings, rules func() *policy.Snapshot, postures policy.Postures) *policy.Engine {
 	return &policy.Engine{
-		Rules: rules, Subjects: subjects, Own: s.own, Routes: s.routes, Postures: postures,
+		Rules: rules, Own: s.own, Routes: s.routes, Postures: postures,
 		Grace: cfg.duration("grace"), Now: time.Now,
-	}, nil
+	}
 }
 
-// loadRules makes a snapshot of the rules in the database.
-func loadRules(ctx context.Context, db *sql.DB, d policy.Delimiters) (*policy.Snapshot, error) {
-	rules, version, err := db.Rules(ctx)
+// loadRules makes a snapshot of the rules and triggers in the database, and of the
+// subjects of the settings.
+func loadRules(ctx context.Context, cfg *config, db *sql.DB, d policy.Delimiters) (*policy.Snapshot, error) {
+	p, err := db.Policy(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return policy.NewSnapshot(version, rules, d)
+	s, err := policy.NewSnapshot(p.Version, p.Rules, d)
+	if err != nil {
+		return nil, err
+	}
+	t, err := policy.NewTriggers(cfg.strs("secure-subject"), p.Triggers, d)
+	if err != nil {
+		return nil, err
+	}
+	return s.WithTriggers(t), nil
 }

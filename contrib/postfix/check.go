@@ -38,7 +38,7 @@ type Finding struct {
 
 // CheckOptions are what a check needs to know of Postseal.
 type CheckOptions struct {
-	Options                  // where Postseal listens, subjects, notice address
+	Options                  // where Postseal listens, triggers, notice address
 	Rules   *policy.Snapshot // nil for none
 	// Own are the own domains that the server decides by; nil for Postfix's.
 	Own policy.OwnDomains
@@ -57,7 +57,7 @@ func (p *Instance) Check(ctx context.Context, o CheckOptions) ([]Finding, error)
 	}
 	for _, check := range []func(){
 		c.checkIntake, c.checkPickup, c.checkMaps, c.checkTransports, c.checkReinjection,
-		c.checkSettings, c.checkFilters, c.checkSubjects, c.checkRoads, c.checkDomains, c.checkNotice,
+		c.checkSettings, c.checkFilters, c.checkTriggers, c.checkRoads, c.checkDomains, c.checkNotice,
 		c.checkCopies, c.checkRules,
 	} {
 		check()
@@ -222,9 +222,9 @@ func (c *checker) checkIntake() {
 			c.add(Warn, "content-filter", s.where(), "put check_policy_service "+c.Policy+" in the smtpd service that the content filter returns its mail to, and not here; login rules then see no login, so cover those senders by address",
 				"content_filter=%s: a FILTER of the policy service replaces it, so required mail goes past the content filter", v)
 		}
-		if !c.Subjects.Empty() && slices.Contains(splitList(c.eff(s, "receive_override_options")), "no_header_body_checks") {
+		if !c.Triggers.Empty() && slices.Contains(splitList(c.eff(s, "receive_override_options")), "no_header_body_checks") {
 			c.add(Leak, "no-header-checks", s.where(), "take no_header_body_checks out of receive_override_options here, unless all its mail has passed header_checks before",
-				"receive_override_options has no_header_body_checks: subject patterns are not looked at")
+				"receive_override_options has no_header_body_checks: triggers are not looked at")
 		}
 		if v := c.eff(s, "smtpd_milters"); v != "" {
 			c.add(Warn, "milter", s.where(), "if a milter adds recipients, set always_bcc or run Postseal so that all required mail goes by the splitter",
@@ -705,31 +705,30 @@ func (c *checker) mentions(table, word string) (string, bool) {
 	return "", false
 }
 
-func (c *checker) checkSubjects() {
-	if c.Subjects.Empty() {
+func (c *checker) checkTriggers() {
+	if c.Triggers.Empty() {
 		return
 	}
-	want := c.Subjects.HeaderChecks(c.Splitter.Transport(policy.Encryption), c.Splitter.Transport(policy.None))
 	cleanup, _ := c.service("cleanup", "unix")
 	list := splitList(c.eff(cleanup, "header_checks"))
-	at := slices.IndexFunc(list, func(t string) bool { return strings.HasSuffix(t, "/"+headerChecksFile) })
+	at := slices.IndexFunc(list, isHeaderChecks)
 	switch {
 	case at < 0:
-		c.add(Leak, "subjects-missing", inMain("header_checks"), rerun, "subject patterns are configured and header_checks does not have them")
+		c.add(Leak, "triggers-missing", inMain("header_checks"), rerun, "there are triggers, and header_checks does not have them")
 		return
 	case at > 0:
-		c.add(Leak, "subjects-order", inMain("header_checks"), rerun, "%s answers for a subject before Postseal's table", list[0])
+		c.add(Leak, "triggers-order", inMain("header_checks"), rerun, "%s answers for a header field before Postseal's table", list[0])
 	}
 	_, file, _ := strings.Cut(list[at], ":")
 	b, err := os.ReadFile(file)
 	if err != nil {
-		c.add(Leak, "subjects-unreadable", inMain("header_checks"), rerun, "%v", err)
+		c.add(Leak, "triggers-unreadable", inMain("header_checks"), rerun, "%v", err)
 		return
 	}
-	for _, l := range want {
-		if !strings.Contains("\n"+string(b), "\n"+l+"\n") {
-			c.add(Leak, "subjects-stale", filepath.Base(file), rerun, "the subject patterns are not those of the settings")
-			break
-		}
+	if len(lacking(string(b), c.Triggers.HeaderChecks(c.Splitter.Transport(policy.Encryption), c.Splitter.Transport(policy.None)))) > 0 {
+		c.add(Leak, "triggers-stale", filepath.Base(file), rerun, "the triggers there are not those of Postseal: some are not in force")
+	}
+	if v := c.eff(cleanup, "message_strip_characters"); !stripsNUL(v) {
+		c.add(Leak, "triggers-nul", inMain("message_strip_characters"), rerun, "a NUL in a header field hides what stands behind it from header_checks: want message_strip_characters = \\000")
 	}
 }

@@ -235,9 +235,9 @@ func (c *checker) checkRules() {
 	if d, err := parseTime(c.main["delay_warning_time"], 1); forced && (err == nil && d == 0) {
 		c.add(Warn, "delay-warning", inMain("delay_warning_time"), "set delay_warning_time = 1h", "forced TLS waits in the queue, and delay_warning_time=0 tells the sender nothing before the message bounces")
 	}
-	if len(c.rules(policy.ByLogin)) > 0 || !c.Subjects.Empty() {
+	if len(c.rules(policy.ByLogin)) > 0 || !c.Triggers.Empty() {
 		if c.main["mydestination"] != "" && (c.main["alias_maps"] != "" || c.main["forward_path"] != "") {
-			c.add(Warn, "forwards", inMain("alias_maps, forward_path"), "cover those senders by address, or forward by virtual_alias_maps", "local(8) sends a forward as a new message: requirements by login or subject do not follow it")
+			c.add(Warn, "forwards", inMain("alias_maps, forward_path"), "cover those senders by address, or forward by virtual_alias_maps", "local(8) sends a forward as a new message: requirements by login or content do not follow it")
 		}
 	}
 	postfixs := NewOwnDomains(c.p)

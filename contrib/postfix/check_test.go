@@ -183,15 +183,16 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		}},
 		{id: "access-filter", sev: Warn, before: "smtpd_end_of_data_restrictions = check_client_access static:{FILTER smtp:[192.0.2.1]}\n"},
 		{id: "access-filter", sev: Leak, main: "smtpd_end_of_data_restrictions = check_policy_service $postseal_policy, check_client_access static:{FILTER smtp:[192.0.2.1]}\n"},
-		{id: "subjects-missing", sev: Leak, main: "header_checks =\n"},
-		{id: "subjects-order", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
+		{id: "triggers-missing", sev: Leak, main: "header_checks =\n"},
+		{id: "triggers-order", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
 			override(t, p, "main.cf", "header_checks = static:DUNNO, regexp:"+p.ConfigDir+"/"+headerChecksFile+"\n")
 		}},
-		{id: "subjects-unreadable", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
+		{id: "triggers-unreadable", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
 			os.Remove(filepath.Join(p.ConfigDir, headerChecksFile))
 		}},
-		{id: "subjects-stale", sev: Leak, change: func(t *testing.T, _ *Instance, o *CheckOptions) {
-			o.Subjects, _ = policy.ParseSubjects([]string{"[secure]", "[secret]"})
+		{id: "triggers-nul", sev: Leak, main: "message_strip_characters = \\\\0\\012\n"},
+		{id: "triggers-stale", sev: Leak, change: func(t *testing.T, _ *Instance, o *CheckOptions) {
+			o.Triggers, _ = policy.NewTriggers([]string{"[secure]", "[secret]"}, nil, "")
 		}},
 		{id: "road-blocked", sev: Lose, change: func(t *testing.T, p *Instance, o *CheckOptions) {
 			withTransport(t, p, o, "bank.example lmtp:unix:private/x\n", recipient("bank.example", policy.Encryption))

@@ -42,7 +42,7 @@ type Options struct {
 	Plain, Secure, Forced, Notice string
 
 	Floor      string           // least TLS version, as smtp_tls_mandatory_protocols wants it; "" for Postfix's
-	Subjects   *policy.Subjects // nil for none
+	Triggers   *policy.Triggers // nil for none
 	NoticeFrom string           // address that notices come from; "" adds no bounce address
 
 	DryRun bool      // show, and change nothing
@@ -244,7 +244,7 @@ type view struct {
 	notes []string
 
 	Recipient, Data, EndOfData             string
-	HeaderChecks                           string
+	HeaderChecks, Strip                    string
 	NoticeMaps                             []param
 	Relay                                  string
 	SMTPOptions                            []string
@@ -264,7 +264,7 @@ func (v *view) look(services []Service) error {
 	raw, err := v.p.RawParams(v.ctx, "smtpd_recipient_restrictions", "smtpd_data_restrictions", "smtpd_end_of_data_restrictions",
 		"relayhost", "smtpd_milters", "non_smtpd_milters", "smtp_tls_policy_maps", "transport_maps",
 		"sender_dependent_default_transport_maps", "header_checks", "local_recipient_maps", "virtual_mailbox_maps",
-		"relay_recipient_maps", "smtpd_relay_restrictions", "content_filter", "smtpd_proxy_filter")
+		"relay_recipient_maps", "smtpd_relay_restrictions", "content_filter", "smtpd_proxy_filter", "message_strip_characters")
 	if err != nil {
 		return err
 	}
@@ -314,9 +314,10 @@ func (v *view) look(services []Service) error {
 			}
 		}
 	}
-	if lines := v.Subjects.HeaderChecks(v.Encryption, v.Decide); len(lines) > 0 {
+	if !v.Triggers.Empty() {
 		v.HeaderChecks = filepath.Join(v.dir, headerChecksFile)
-		v.files[headerChecksFile] = "# Written by \"postseal postfix setup\" from the subject patterns.\n" + strings.Join(lines, "\n") + "\n"
+		v.files[headerChecksFile] = v.headerChecks()
+		v.Strip = withNUL(raw["message_strip_characters"])
 	}
 	if expanded["content_filter"] != "" {
 		v.notes = append(v.notes, "content_filter is set: a FILTER of the policy service goes past it. See postseal postfix check for where the policy service must then stand")

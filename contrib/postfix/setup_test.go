@@ -74,11 +74,11 @@ func read(t *testing.T, p *Instance, name string) string {
 func options(t *testing.T) Options {
 	t.Helper()
 	o := DefaultOptions()
-	s, err := policy.ParseSubjects([]string{"[secure]"})
+	s, err := policy.NewTriggers([]string{"[secure]"}, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Subjects, o.NoticeFrom, o.Out = s, "postseal@clinic.example", t.Output()
+	o.Triggers, o.NoticeFrom, o.Out = s, "postseal@clinic.example", t.Output()
 	return o
 }
 

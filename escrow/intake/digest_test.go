@@ -133,7 +133,7 @@ func FuzzHeader(f *testing.F) {
 	f.Add(" Subject: a\n\r\r\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		var subjects, marks int
-		h := header{subject: func(string) { subjects++ }, mark: func(v string) {
+		h := header{concerns: isSubject, field: func(field) { subjects++ }, mark: func(v string) {
 			if strings.ContainsAny(v, "\r\n\t") {
 				t.Errorf("mark %q", v)
 			}
@@ -163,7 +163,7 @@ func FuzzHeader(f *testing.F) {
 
 func TestHeaderOfGreatLength(t *testing.T) {
 	var got []string
-	h := header{subject: func(v string) { got = append(got, v) }, mark: func(string) {}}
+	h := header{concerns: isSubject, field: func(f field) { got = append(got, f.value) }, mark: func(string) {}}
 	long := strings.Repeat("x", 3*maxField)
 	if err := h.read(strings.NewReader("Subject: " + long + "\r\n folded\r\nX: " + long + "\r\nSubject: second\r\n\r\nSubject: body")); err != nil {
 		t.Fatal(err)
@@ -181,9 +181,11 @@ func TestQueueIDs(t *testing.T) {
 		"Received: from id (x [1.2.3.4])\r\n\t(using TLSv1.3)\r\n\tby mx (Postfix) with ESMTPSA id 4B5; Tue\r\n": "",
 		"X: y\r\n": "",
 	} {
-		h := header{subject: func(string) {}, mark: func(string) {}}
+		h := header{concerns: isSubject, field: func(field) {}, mark: func(string) {}}
 		if err := h.read(strings.NewReader(text)); err != nil || h.queueID != want {
 			t.Errorf("%q: queue id %q, want %q", text, h.queueID, want)
 		}
 	}
 }
+
+func isSubject(name string) bool { return strings.EqualFold(name, "Subject") }

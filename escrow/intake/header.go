@@ -17,12 +17,26 @@ const (
 	maxHops = 50
 )
 
+// field is one header field as it stands in a message.
+type field struct {
+	name  string
+	value string // with its folds and line end
+	text  string // all of it
+	from  int64  // where it begins, in bytes
+	// whole says that it is certainly a field of the header, and text all of it: only
+	// such a one is changed.
+	whole bool
+}
+
 // header is what matters here of a message's header.
 type header struct {
-	subject func(value string) // called for each Subject field
-	mark    func(value string) // called for each MarkHeader field
-	hops    int                // Received fields
-	queueID string             // of the top one
+	concerns func(name string) bool // whether field is to be called
+	field    func(f field)
+	mark     func(value string) // called for each MarkHeader field
+	hops     int                // Received fields
+	queueID  string             // of the top one
+
+	odd bool // a line before was neither field nor part of one: others see the header end there
 }
 
 var queueID = regexp.MustCompile(`(?is)\sby\s.*?\sid\s+([0-9A-Za-z]{5,30})\b`)
@@ -31,10 +45,12 @@ var queueID = regexp.MustCompile(`(?is)\sby\s.*?\sid\s+([0-9A-Za-z]{5,30})\b`)
 // field is passed over, even where Postfix would say that the header has ended:
 // mail programs differ, and a subject too many does no harm.
 func (h *header) read(r io.Reader) error {
-	var field []byte
+	var text []byte
+	var at, from int64
+	cut := false
 	end := func() {
-		h.add(field)
-		field = field[:0]
+		h.add(text, from, cut)
+		text, from, cut = text[:0], at, false
 	}
 	br := bufio.NewReaderSize(r, 8<<10)
 	for front := true; ; {
@@ -52,9 +68,12 @@ func (h *header) read(r io.Reader) error {
 				end()
 			}
 		}
-		if room := maxField - len(field); room > 0 {
-			field = append(field, part[:min(room, len(part))]...)
+		if room := maxField - len(text); room < len(part) {
+			text, cut = append(text, part[:room]...), true
+		} else {
+			text = append(text, part...)
 		}
+		at += int64(len(part))
 		switch front = !more; {
 		case more || err == nil:
 		case err == io.EOF:
@@ -66,14 +85,19 @@ func (h *header) read(r io.Reader) error {
 	}
 }
 
-func (h *header) add(field []byte) {
-	name, value, ok := bytes.Cut(field, []byte(":"))
+func (h *header) add(text []byte, from int64, cut bool) {
+	if len(text) == 0 {
+		return
+	}
+	name, value, ok := bytes.Cut(text, []byte(":"))
+	name = bytes.TrimRight(name, " \t")
+	if !ok || !isFieldName(name) {
+		h.odd = true
+	}
 	if !ok {
 		return
 	}
-	switch name = bytes.TrimRight(name, " \t"); {
-	case bytes.EqualFold(name, []byte("Subject")):
-		h.subject(string(value))
+	switch {
 	case bytes.EqualFold(name, []byte(MarkHeader)):
 		h.mark(strings.Join(strings.Fields(string(value)), " "))
 	case bytes.EqualFold(name, []byte("Received")):
@@ -83,4 +107,17 @@ func (h *header) add(field []byte) {
 			}
 		}
 	}
+	if h.concerns(string(name)) {
+		h.field(field{name: string(name), value: string(value), text: string(text), from: from, whole: !cut && !h.odd})
+	}
+}
+
+// isFieldName reports whether name is one by RFC 5322, section 3.6.8.
+func isFieldName(name []byte) bool {
+	for _, c := range name {
+		if c <= ' ' || c >= 0x7f {
+			return false
+		}
+	}
+	return len(name) > 0
 }

@@ -296,6 +296,10 @@ func (v *fakeVault) Bounced(ctx context.Context, token, from string, r io.Reader
 	return v.bounced
 }
 
+func (v *fakeVault) Mark(r policy.Requirement, sender string) string {
+	return r.String() + " genuine-" + sender
+}
+
 func (v *fakeVault) VerifyMark(value, sender string) (policy.Requirement, bool) {
 	word, mac, _ := strings.Cut(value, " ")
 	r, err := policy.ParseRequirement(word)

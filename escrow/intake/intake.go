@@ -52,6 +52,8 @@ type Vault interface {
 	// Bounced takes what came to such an address, from an envelope sender ("" for
 	// the null sender).
 	Bounced(ctx context.Context, token, from string, report io.Reader) error
+	// Mark makes a value of [MarkHeader].
+	Mark(r policy.Requirement, sender string) string
 	// VerifyMark reads a value of [MarkHeader].
 	VerifyMark(value, sender string) (r policy.Requirement, ok bool)
 }
@@ -74,7 +76,7 @@ type Config struct {
 	Decider  Decider
 	Vault    Vault
 	Ledger   escrow.Ledger
-	Subjects *policy.Subjects // nil: no subject requires anything
+	Triggers func() *policy.Triggers // the current ones; nil: there are none
 	Prober   Prober
 
 	// Where messages are given back to Postfix, HOST:PORT or unix:PATH.
@@ -105,6 +107,9 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Triggers == nil {
+		c.Triggers = func() *policy.Triggers { return nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 
@@ -109,7 +110,7 @@ func (s *session) skipSettled(ctx context.Context, m *message, sender string, jo
 func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []*job, together bool) {
 	for rest := open(jobs); len(rest) > 0; rest = open(jobs) {
 		sealed := escrow.Message{
-			Sender: tx.sender.String(), QueueID: m.queueID, Digest: m.digest, Size: m.size, Body: m.spool.Open,
+			Sender: tx.sender.String(), QueueID: m.queueID, Digest: m.digest, Size: m.size(), Body: m.open,
 			EnvID: tx.mail.EnvelopeID, Ret: string(tx.mail.Return),
 		}
 		for _, j := range rest {
@@ -172,8 +173,9 @@ func (s *session) giveBack(ctx context.Context, m *message, tx *transaction, job
 	if len(jobs) == 0 {
 		return
 	}
+	marks := s.marked(m, tx.sender)
 	env := reinject.Envelope{
-		Sender: tx.sender, Size: m.size, UTF8: tx.mail.UTF8, Body: string(tx.mail.Body),
+		Sender: tx.sender, Size: m.size() + int64(len(marks)), UTF8: tx.mail.UTF8, Body: string(tx.mail.Body),
 		Return: "HDRS", ID: tx.mail.EnvelopeID, Ident: m.queueID, All: all,
 	}
 	required := false
@@ -186,7 +188,7 @@ func (s *session) giveBack(ctx context.Context, m *message, tx *transaction, job
 	}
 	client := reinject.Client{Addr: addr, Helo: s.cfg.Hostname}
 	s.cfg.Crash("before-reinject")
-	replies, err := client.Send(ctx, env, m.spool.Open)
+	replies, err := client.Send(ctx, env, func() (io.ReadCloser, error) { return m.openBehind(marks) })
 	if err != nil {
 		s.alarm("message can't be given back to Postfix", "to", addr, "error", err, "queue_id", m.queueID)
 		endAll(jobs, outcomeError, reply(451, "4.3.0", "The message can't be given back to Postfix for now, try again"))

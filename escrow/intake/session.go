@@ -176,11 +176,11 @@ func (s *session) confirm(settled []settlement) {
 type message struct {
 	spool   *spool.Spool
 	digest  escrow.Digest
-	size    int64
 	queueID string
 	hops    int
-	content *policy.Rule         // the rule that the subject falls under
+	content []*policy.Rule       // what the triggers require that it sets off
 	marks   []policy.Requirement // genuine ones
+	edits   []edit               // what is changed before it goes on
 }
 
 // floor returns what the way demands that the message came: the port's requirement
@@ -202,8 +202,8 @@ func (s *session) receive(tx *transaction) (*message, error) {
 		m.spool.Close()
 		return nil, err
 	}
-	m.size, m.digest, m.queueID = m.spool.Size(), digest.sum(tx.ident), tx.ident
-	if err := s.look(m, tx.sender.String()); err != nil {
+	m.digest, m.queueID = digest.sum(tx.ident), tx.ident
+	if err := s.look(m, tx.sender); err != nil {
 		m.spool.Close()
 		s.log.Error("spool can't be read", "error", err)
 		return nil, internal()
@@ -238,20 +238,27 @@ func (s *session) fill(sp *spool.Spool, digest *digester, r io.Reader) error {
 }
 
 // look reads the header.
-func (s *session) look(m *message, sender string) error {
+func (s *session) look(m *message, sender policy.Address) error {
 	body, err := m.spool.Open()
 	if err != nil {
 		return err
 	}
 	defer body.Close()
+	triggers, now := s.cfg.Triggers(), s.cfg.Now()
+	var fired []policy.Fired
 	h := header{
-		subject: func(v string) {
-			if m.content == nil {
-				m.content = s.cfg.Subjects.Match(v)
+		concerns: triggers.Concerns,
+		field: func(f field) {
+			fired = append(fired, triggers.Match(f.name, f.value, sender, now)...)
+			if !f.whole {
+				return
+			}
+			if text, changed := triggers.Rewrite(f.text, sender, now); changed {
+				m.edits = append(m.edits, edit{f.from, int64(len(f.text)), text})
 			}
 		},
 		mark: func(v string) {
-			if r, ok := s.cfg.Vault.VerifyMark(v, sender); ok {
+			if r, ok := s.cfg.Vault.VerifyMark(v, sender.String()); ok {
 				m.marks = append(m.marks, r)
 			}
 		},
@@ -259,7 +266,7 @@ func (s *session) look(m *message, sender string) error {
 	if err := h.read(body); err != nil {
 		return err
 	}
-	m.hops = h.hops
+	m.hops, m.content = h.hops, policy.Rules(fired)
 	if m.queueID == "" {
 		m.queueID = h.queueID
 	}

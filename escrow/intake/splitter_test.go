@@ -321,7 +321,7 @@ func TestNoPassphraseConcernsOneRecipient(t *testing.T) {
 }
 
 func TestMarksAndSubjects(t *testing.T) {
-	subjects, err := policy.ParseSubjects([]string{"[secure]"})
+	subjects, err := policy.NewTriggers([]string{"[secure]"}, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -356,7 +356,7 @@ func TestMarksAndSubjects(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBed(t, true)
-			b.cfg.Subjects = subjects
+			b.cfg.Triggers = func() *policy.Triggers { return subjects }
 			b.cfg.Decider = deciderFunc(func(q policy.Question) (policy.Answer, error) {
 				if q.Recipient.Routed() {
 					q.Recipient.Local = "own"

@@ -68,7 +68,7 @@ type Input struct {
 	Recipient *Rule
 	Sender    *Rule
 	Login     *Rule
-	Content   *Rule
+	Content   []*Rule // of all triggers that the message sets off
 	// Returns is the sender rule that covers the recipient: a bounce carries
 	// a message back to its sender, so what a sender requires holds for mail to
 	// that address too.
@@ -93,8 +93,21 @@ type Input struct {
 	Grace          time.Duration
 }
 
-func (in *Input) rules() [6]*Rule {
-	return [6]*Rule{in.Recipient, in.Original, in.Sender, in.Login, in.Content, in.Returns}
+// rules goes through the rules that there are.
+func (in *Input) rules(yield func(*Rule) bool) {
+	for _, r := range [...]*Rule{in.Recipient, in.Original, in.Sender, in.Login} {
+		if r != nil && !yield(r) {
+			return
+		}
+	}
+	for _, r := range in.Content {
+		if !yield(r) {
+			return
+		}
+	}
+	if in.Returns != nil {
+		yield(in.Returns)
+	}
 }
 
 // ByOriginal reports whether the address that an alias or a rewriting replaced
@@ -153,10 +166,7 @@ func (v Verdict) Required() bool { return v.Allowed.Required() && v.Reason != Ow
 // forbids, except for recipients of own domains, whose mail does not leave.
 func Decide(in Input) Verdict {
 	v := Verdict{Allowed: in.Floor.Channels()}
-	for _, r := range in.rules() {
-		if r == nil {
-			continue
-		}
+	for r := range in.rules {
 		v.Allowed &= r.Requirement.Channels()
 		if v.Verify == "" {
 			v.Verify = r.Verify

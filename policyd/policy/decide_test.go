@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,8 +26,8 @@ func eachInput(fn func(Input)) {
 		{State: Absent}, {State: Absent, Lost: now.Add(-time.Minute)}, {State: Absent, Lost: now.Add(-time.Hour)},
 		{State: Broken}, {State: Broken, Lost: now.Add(-time.Minute)},
 	}
-	content := options(ByContent, "secret")
-	content = []*Rule{nil, content[1+Encryption]}
+	secret := options(ByContent, "secret")
+	content := [][]*Rule{nil, secret[1+Encryption : 2+Encryption], {secret[1+EscrowOnly], secret[1+Encryption]}}
 	for _, recipient := range options(ByRecipient, "b.example") {
 		for _, original := range options(ByRecipient, "o.example") {
 			for _, sender := range options(BySender, "a.example") {
@@ -56,7 +57,7 @@ func TestDecideHoldsItsPromise(t *testing.T) {
 		v := Decide(in)
 		left := in.Floor.Channels()
 		forbidden := false
-		for _, r := range in.rules() {
+		for _, r := range append([]*Rule{in.Recipient, in.Original, in.Sender, in.Login, in.Returns}, in.Content...) {
 			if r != nil {
 				left &= r.Requirement.Channels()
 				forbidden = forbidden || v.Channel != 0 && !r.Requirement.Channels().Has(v.Channel)
@@ -100,7 +101,7 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 			return
 		}
 		with := Decide(in).Allowed
-		for _, r := range []**Rule{&in.Recipient, &in.Original, &in.Sender, &in.Login, &in.Returns, &in.Content} {
+		for _, r := range []**Rule{&in.Recipient, &in.Original, &in.Sender, &in.Login, &in.Returns} {
 			kept := *r
 			*r = nil
 			if without := Decide(in).Allowed; !with.In(without) {
@@ -108,6 +109,14 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 				t.Errorf("%v added %s to %s", kept, with&^without, without)
 			}
 			*r = kept
+		}
+		for i := range in.Content {
+			less := in
+			less.Content = slices.Delete(slices.Clone(in.Content), i, i+1)
+			if without := Decide(less).Allowed; !with.In(without) {
+				bad++
+				t.Errorf("%v added %s to %s", in.Content[i], with&^without, without)
+			}
 		}
 	})
 }

@@ -40,7 +40,6 @@ type Postures interface {
 // Engine gathers what [Decide] needs. Its fields are set once.
 type Engine struct {
 	Rules    func() *Snapshot // the current one; never nil
-	Subjects *Subjects
 	Own      OwnDomains
 	Routes   Router
 	Postures Postures
@@ -59,7 +58,7 @@ type Question struct {
 	Login         string // SASL login, where known
 	Recipient     Address
 	Original      Address // the recipient before aliases (ORCPT), zero where unknown
-	Content       *Rule   // what Subjects.Match returned
+	Content       []*Rule // what follows from the triggers that the message sets off
 	Floor         Requirement
 	// Fresh is a posture looked up just now; nil asks Postures.
 	Fresh          *Posture
@@ -88,10 +87,8 @@ func (a *Answer) Destination(recipient Address) string {
 func (e *Engine) Plain(q *Question) bool {
 	in := e.gather(q)
 	allowed := in.Floor.Channels()
-	for _, r := range in.rules() {
-		if r != nil {
-			allowed &= r.Requirement.Channels()
-		}
+	for r := range in.rules {
+		allowed &= r.Requirement.Channels()
 	}
 	if allowed.Required() {
 		return false

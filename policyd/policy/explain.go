@@ -14,10 +14,7 @@ func Explain(in Input, v Verdict) []string {
 	if in.Floor != None {
 		say("the way the message came carries the requirement %s", in.Floor)
 	}
-	for _, r := range in.rules() {
-		if r == nil {
-			continue
-		}
+	for r := range in.rules {
 		s := fmt.Sprintf("%s allows %s", r, r.Requirement.Channels())
 		if r == in.Returns && r != in.Sender {
 			s += " (it covers the recipient, since bounces return there)"
@@ -82,8 +79,8 @@ func ConflictText(in Input) string {
 	if in.Floor != None {
 		parts = append(parts, part{fmt.Sprintf("the message's requirement (%s)", in.Floor), in.Floor.Channels()})
 	}
-	for _, r := range in.rules() {
-		if r != nil && r.Requirement != None {
+	for r := range in.rules {
+		if r.Requirement != None {
 			parts = append(parts, part{r.String(), r.Requirement.Channels()})
 		}
 	}
@@ -99,4 +96,22 @@ func ConflictText(in Input) string {
 		names[i] = p.name
 	}
 	return strings.Join(names, ", ") + " leave no way"
+}
+
+// ExplainFired returns a sentence for each trigger that a message sets off.
+func ExplainFired(fired []Fired) []string {
+	var why []string
+	for _, f := range fired {
+		text := fmt.Sprintf("%s requires %s", f.What(), f.Requirement)
+		switch {
+		case f.Rule == nil:
+			text = fmt.Sprintf("%s does nothing: the sender may not use it, it is for %s", f.What(), f.Who())
+		case f.Remove && f.Kind == OnHeader:
+			text += "; the field is left out before the message goes on"
+		case f.Remove:
+			text += "; it is taken out of the subject before the message goes on"
+		}
+		why = append(why, text)
+	}
+	return why
 }

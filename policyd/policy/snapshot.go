@@ -16,6 +16,7 @@ type Snapshot struct {
 	byNexthop  map[string][]*Rule // recipient rules with a next-hop, by NormalNexthop
 	exempt     map[string][]*Rule // address rules that require nothing, by domain
 	delimiters Delimiters
+	triggers   *Triggers
 }
 
 // NewSnapshot indexes rules. delimiters is Postfix's recipient_delimiter. It
@@ -45,6 +46,16 @@ func NewSnapshot(version int64, rules []*Rule, delimiters Delimiters) (*Snapshot
 	}
 	return s, nil
 }
+
+// WithTriggers returns a snapshot with the same rules and these triggers.
+func (s *Snapshot) WithTriggers(t *Triggers) *Snapshot {
+	copied := *s
+	copied.triggers = t
+	return &copied
+}
+
+// Triggers returns the triggers of the same moment; nil where there are none.
+func (s *Snapshot) Triggers() *Triggers { return s.triggers }
 
 // Rules returns all rules. The slice must not be changed.
 func (s *Snapshot) Rules() []*Rule { return s.rules }

@@ -6,65 +6,49 @@ import (
 	"strings"
 )
 
-// Subjects are the subject patterns whose messages require encryption (the
-// content scope).
-type Subjects struct {
-	patterns []subjectPattern
+// CheckSubject checks a subject pattern of the settings.
+func CheckSubject(pattern string) error {
+	_, _, err := compilePattern("subject", pattern)
+	return err
 }
 
-type subjectPattern struct {
-	typed string
-	re    *regexp.Regexp
-	ere   string
-	rule  *Rule
-}
-
-// ParseSubjects reads patterns: plain text, found anywhere in the subject,
-// without regard to case, white space matching any run of white space; or
-// /ERE/, a POSIX extended regular expression. Each demands encryption. What Go
-// and Postfix's regexp(5) would read differently is refused.
-func ParseSubjects(patterns []string) (*Subjects, error) {
-	s := &Subjects{}
-	for _, p := range patterns {
-		if strings.TrimSpace(p) == "" {
-			return nil, fmt.Errorf("empty subject pattern: it would match every message")
-		}
-		if strings.ContainsAny(p, "\r\n\x00") {
-			return nil, fmt.Errorf("subject pattern %q: must be one line", p)
-		}
-		var ere string
-		if len(p) > 2 && p[0] == '/' && p[len(p)-1] == '/' {
-			ere = p[1 : len(p)-1]
-			if strings.Contains(strings.ReplaceAll(ere, `\/`, ""), "/") {
-				return nil, fmt.Errorf("subject pattern %q: write a slash inside as \\/", p)
-			}
-			ere = strings.ReplaceAll(ere, `\/`, "/")
-			if err := checkERE(ere); err != nil {
-				return nil, fmt.Errorf("subject pattern %q: %w", p, err)
-			}
-		} else {
-			var words []string
-			for _, w := range strings.Fields(p) {
-				words = append(words, escapeERE(w))
-			}
-			ere = strings.Join(words, `[[:space:]]+`)
-		}
-		if _, err := regexp.CompilePOSIX(ere); err != nil {
-			return nil, fmt.Errorf("subject pattern %q: %w", p, err)
-		}
-		re, err := regexp.Compile("(?is)" + ere)
-		if err != nil {
-			return nil, fmt.Errorf("subject pattern %q: %w", p, err)
-		}
-		if re.MatchString("") {
-			return nil, fmt.Errorf("subject pattern %q would match every message", p)
-		}
-		s.patterns = append(s.patterns, subjectPattern{
-			typed: p, re: re, ere: ere,
-			rule: &Rule{Scope: ByContent, Pattern: p, Requirement: Encryption},
-		})
+// compilePattern reads a pattern: plain text, found anywhere in the field, without
+// regard to case, white space matching any run of white space; or /ERE/, a POSIX
+// extended regular expression. What Go and Postfix's regexp(5) would read differently is
+// refused.
+func compilePattern(what, p string) (ere string, re *regexp.Regexp, err error) {
+	if strings.TrimSpace(p) == "" {
+		return "", nil, fmt.Errorf("empty %s pattern: it would match every message", what)
 	}
-	return s, nil
+	if strings.ContainsAny(p, "\r\n\x00") || len(p) > 1000 {
+		return "", nil, fmt.Errorf("%s pattern %.80q: must be one line of at most 1000 bytes", what, p)
+	}
+	if len(p) > 2 && p[0] == '/' && p[len(p)-1] == '/' {
+		ere = p[1 : len(p)-1]
+		if strings.Contains(strings.ReplaceAll(ere, `\/`, ""), "/") {
+			return "", nil, fmt.Errorf("%s pattern %q: write a slash inside as \\/", what, p)
+		}
+		ere = strings.ReplaceAll(ere, `\/`, "/")
+		if err := checkERE(ere); err != nil {
+			return "", nil, fmt.Errorf("%s pattern %q: %w", what, p, err)
+		}
+	} else {
+		var words []string
+		for _, w := range strings.Fields(p) {
+			words = append(words, escapeERE(w))
+		}
+		ere = strings.Join(words, `[[:space:]]+`)
+	}
+	if _, err := regexp.CompilePOSIX(ere); err != nil {
+		return "", nil, fmt.Errorf("%s pattern %q: %w", what, p, err)
+	}
+	if re, err = regexp.Compile("(?is)" + ere); err != nil {
+		return "", nil, fmt.Errorf("%s pattern %q: %w", what, p, err)
+	}
+	if re.MatchString("") {
+		return "", nil, fmt.Errorf("%s pattern %q would match every message", what, p)
+	}
+	return ere, re, nil
 }
 
 func escapeERE(w string) string {
@@ -78,44 +62,15 @@ func escapeERE(w string) string {
 	return b.String()
 }
 
-// Empty reports whether there are no patterns.
-func (s *Subjects) Empty() bool { return s == nil || len(s.patterns) == 0 }
-
-// Match returns the rule of the first pattern that subject, the value of the
-// header field with or without its folds and encoded words (RFC 2047), matches;
-// nil if none does.
-func (s *Subjects) Match(subject string) *Rule {
-	if s.Empty() {
-		return nil
-	}
-	raw := strings.TrimSpace(unfold(subject))
-	decoded, ascii := strings.TrimSpace(decodeWords(raw)), strings.TrimSpace(asciiOfWords(raw))
-	for i := range s.patterns {
-		p := &s.patterns[i]
-		if p.re.MatchString(raw) || p.re.MatchString(decoded) || p.re.MatchString(ascii) {
-			return p.rule
-		}
-	}
-	return nil
+// readings returns the ways in which the value of a header field may be read: as it
+// stands, with its encoded words (RFC 2047) decoded, and with their ASCII alone.
+func readings(value string) [3]string {
+	raw := strings.TrimSpace(unfold(value))
+	return [3]string{raw, strings.TrimSpace(decodeWords(raw)), strings.TrimSpace(asciiOfWords(raw))}
 }
 
 func unfold(s string) string {
 	return strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(s)
-}
-
-// HeaderChecks returns the lines of a Postfix regexp: table for header_checks:
-// the patterns go to the splitter at encryption; a subject that such a table
-// can't read as [Subjects.Match] does (encoded words, folds, anything but ASCII)
-// goes to the splitter at decide, which asks Match.
-func (s *Subjects) HeaderChecks(encryption, decide string) []string {
-	if s.Empty() {
-		return nil
-	}
-	var lines []string
-	for _, p := range s.patterns {
-		lines = append(lines, fmt.Sprintf("/%s/ FILTER %s", strings.ReplaceAll(headerERE(p.ere), "/", `\/`), encryption))
-	}
-	return append(lines, fmt.Sprintf(`/^Subject[[:space:]]*:.*(=\?|[^ -~])/ FILTER %s`, decide))
 }
 
 // headerERE returns ere for the whole header field. Match sees its value, without

@@ -12,13 +12,21 @@ import (
 	"time"
 )
 
-func subjects(t testing.TB, patterns ...string) *Subjects {
+func subjects(t testing.TB, patterns ...string) *Triggers {
 	t.Helper()
-	s, err := ParseSubjects(patterns)
+	s, err := NewTriggers(patterns, nil, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// matchSubject returns the rule of the first trigger that a subject sets off.
+func matchSubject(s *Triggers, subject string) *Rule {
+	for _, r := range Rules(s.Match("Subject", subject, Address{}, now)) {
+		return r
+	}
+	return nil
 }
 
 func b64(charset, text string) string {
@@ -84,14 +92,14 @@ func TestSubjectsMatch(t *testing.T) {
 		{"ERE decoded", "/case [0-9]{4}/", b64("utf-8", "Case 1234"), true},
 	}
 	for _, tt := range tests {
-		s, err := ParseSubjects([]string{"never-there", tt.pattern})
+		s, err := NewTriggers([]string{"never-there", tt.pattern}, nil, "")
 		if err != nil {
 			if tt.want {
 				t.Errorf("%s: %v", tt.name, err)
 			}
 			continue
 		}
-		got := s.Match(tt.subject)
+		got := matchSubject(s, tt.subject)
 		if (got != nil) != tt.want {
 			t.Errorf("%s: %q matches %q: %v, want %v", tt.name, tt.pattern, tt.subject, got != nil, tt.want)
 		}
@@ -99,18 +107,18 @@ func TestSubjectsMatch(t *testing.T) {
 			t.Errorf("%s: rule %+v", tt.name, got)
 		}
 	}
-	var none *Subjects
-	if none.Match("x") != nil || none.HeaderChecks("e", "d") != nil || !none.Empty() {
+	var none *Triggers
+	if none.Match("Subject", "x", Address{}, now) != nil || none.HeaderChecks("e", "d") != nil || !none.Empty() {
 		t.Error("no patterns match something")
 	}
 }
 
-func TestParseSubjectsRefuses(t *testing.T) {
+func TestSubjectPatternsThatAreRefused(t *testing.T) {
 	for _, p := range []string{
 		"", "  ", "a\nb", "/(/", "/x*/", "/a|/", "/a/b/", `/\d/`, `/\bx/`, `/\<x/`, `/x\n/`, `/\x41/`, `/a\\/b/`, `/(?i)x/`, `/x+?/`, `/x**/`, `/x{2}?/`,
 		`/x{,3}/`, `/x{/`, `/[\d]/`, `/[]\]/`, `/[[.a.]]/`, `/[[=a=]]/`, `/a^b/`, `/(^a)/`, `/^a|b/`, `/^*a/`, `/x\/`, "/[a/", `/[[]x/`,
 	} {
-		if _, err := ParseSubjects([]string{p}); err == nil {
+		if _, err := NewTriggers([]string{p}, nil, ""); err == nil {
 			t.Errorf("took %q", p)
 		}
 	}
@@ -118,7 +126,7 @@ func TestParseSubjectsRefuses(t *testing.T) {
 
 // postmap asks a real regexp: table, with the lines of HeaderChecks, for each
 // subject as Postfix's cleanup(8) would.
-func postmap(t *testing.T, s *Subjects, headers []string) []string {
+func postmap(t *testing.T, s *Triggers, headers []string) []string {
 	t.Helper()
 	exe, err := exec.LookPath("postmap")
 	if err != nil {
@@ -191,7 +199,7 @@ func TestPostfixAgrees(t *testing.T) {
 		headers, all = append(headers, name+subject), append(all, subject)
 	}
 	for i, got := range postmap(t, s, headers) {
-		matched := s.Match(all[i])
+		matched := matchSubject(s, all[i])
 		if matched != nil && got == "" {
 			t.Errorf("%q: matches %q, and Postfix passes it over", headers[i], matched.Pattern)
 		}
@@ -217,7 +225,7 @@ func TestPostfixAgrees(t *testing.T) {
 	for _, p := range patterns {
 		one := subjects(t, p)
 		for i, got := range postmap(t, one, headers) {
-			if one.Match(all[i]) != nil && got == "" {
+			if matchSubject(one, all[i]) != nil && got == "" {
 				t.Errorf("%q alone: Postfix passes over %q", p, headers[i])
 			}
 		}
@@ -231,24 +239,24 @@ func FuzzSubjectsMatch(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, subject string) {
 		_ = decodeWords(subject) // must not panic
-		if strings.Contains(strings.ToLower(unfold(subject)), "[secure]") && s.Match(subject) == nil {
+		if strings.Contains(strings.ToLower(unfold(subject)), "[secure]") && matchSubject(s, subject) == nil {
 			t.Fatalf("%q is passed over", subject)
 		}
 		if text := strings.TrimSpace(unfold(subject)); text != "" {
 			encoded := fmt.Sprintf("%s [secure]", b64("utf-8", text))
-			if s.Match(encoded) == nil {
+			if matchSubject(s, encoded) == nil {
 				t.Fatalf("%q hides a pattern", encoded)
 			}
 		}
 	})
 }
 
-func FuzzParseSubjects(f *testing.F) {
+func FuzzSubjectPatterns(f *testing.F) {
 	for _, seed := range []string{"[secure]", "/^a$/", `/\//`, "/[]a]/", "/a{2,3}/", `\`, "//", "/[[:alpha:]]x/"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, p string) {
-		s, err := ParseSubjects([]string{p})
+		s, err := NewTriggers([]string{p}, nil, "")
 		if err != nil {
 			return
 		}
