@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 )
 
 func escrowCommand() *cli.Command {
-	store := settingFlags(append([]string{"portal-url", "notice-from", "own-domain", "message-lifetime"}, storeSettings...)...)
+	store := settingFlags(append([]string{"portal-url", "notice-from", "own-domain", "message-lifetime", "sender-mail", "expiring-before"}, storeSettings...)...)
 	to := &cli.StringFlag{Name: "recipient", Usage: "only this recipient's copy"}
 	return noun("escrow", "the sealed messages",
 		verb("list", "", "list them, one line a recipient", with([]cli.Flag{jsonFlag(), to,
@@ -67,12 +68,22 @@ func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog
 	o := escrow.Options{
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
 		PortalURL: cfg.str("portal-url"), NoticeFrom: from, Language: cfg.str("language"),
+		OwnDomain: ownDomains(cfg).Own, SenderMail: senderMail(cfg), ExpiringBefore: cfg.duration("expiring-before"),
 		Log: log, Registerer: reg, Crash: crash,
 	}
 	if more != nil {
 		more(&o)
 	}
 	return escrow.NewVault(o)
+}
+
+// senderMail returns what senders get a mail of: nothing where it is none.
+func senderMail(cfg *config) []string {
+	list := slices.DeleteFunc(slices.Clone(cfg.strs("sender-mail")), func(s string) bool { return s == "none" })
+	if list == nil {
+		list = []string{}
+	}
+	return list
 }
 
 func listEscrow(c *cli.Context) error {

@@ -19,6 +19,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/urfave/cli/v2"
 
+	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/words"
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -31,7 +32,7 @@ const defaultConfig = "/etc/postseal/postseal.toml"
 type setting struct {
 	name  string
 	usage string
-	value string // default
+	value string // default; of a repeatable one, parted by spaces
 	many  bool   // repeatable; a list in TOML
 	check func(string) error
 }
@@ -68,6 +69,8 @@ func settings() []setting {
 		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true, check: checkSubject},
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
 		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
+		{name: "sender-mail", usage: "what senders of sealed messages get a mail of: sealed, enrolled, read, reply, expiring, expired, failure; or none", value: "enrolled expiring expired failure", many: true, check: checkOneOf(append(escrow.SenderMails(), "none")...)},
+		{name: "expiring-before", usage: "how long before the end the sender of an unread message is reminded", value: "3d", check: checkLifetime},
 		{name: "max-message-size", usage: "largest message taken, in bytes or with K, M, G", value: "100M", check: checkSize},
 		{name: "max-reply-size", usage: "how large the files of a reply at the portal may be, together", value: "60M", check: checkSize},
 		{name: "tls-floor", usage: "least TLS version that counts as TLS", value: "1.2", check: checkOneOf("1.0", "1.1", "1.2", "1.3")},
@@ -97,12 +100,12 @@ func settingFlags(names ...string) []cli.Flag {
 			continue
 		}
 		usage := s.usage + " [$" + s.env() + "]"
+		if s.value != "" {
+			usage += " (default: " + s.value + ")"
+		}
 		if s.many {
 			flags = append(flags, &cli.StringSliceFlag{Name: s.name, Usage: usage})
 			continue
-		}
-		if s.value != "" {
-			usage += " (default: " + s.value + ")"
 		}
 		flags = append(flags, &cli.StringFlag{Name: s.name, Usage: usage})
 	}
@@ -144,6 +147,9 @@ func loadSettings(c *cli.Context, getenv func(string) (string, bool)) (*config, 
 		r := resolved{Name: s.name, Source: "default"}
 		if s.value != "" {
 			r.Values = []string{s.value}
+			if s.many {
+				r.Values = strings.Fields(s.value)
+			}
 		}
 		if v, ok := file[s.name]; ok {
 			r.Values, r.Source = v, "file "+path

@@ -38,11 +38,8 @@ type surroundings struct {
 // taken, with a warning. One that is there and can't be asked is.
 func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundings, error) {
 	p := &postfix.Instance{ConfigDir: cfg.str("postfix-config-dir"), MapDir: cfg.str("map-dir")}
-	s := &surroundings{instance: p, own: postfix.NewOwnDomains(p), routes: postfix.NewRoutes(p), delimiters: policy.Delimiters(cfg.str("recipient-delimiter"))}
+	s := &surroundings{instance: p, own: ownDomains(cfg), routes: postfix.NewRoutes(p), delimiters: policy.Delimiters(cfg.str("recipient-delimiter"))}
 	given := cfg.strs("own-domain")
-	if len(given) > 0 {
-		s.own = postfix.NewStaticDomains(given)
-	}
 	if err := postfixThere(ctx, cfg, p); err != nil {
 		if len(given) == 0 || !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("ask Postfix for its own domains (or name them by --own-domain): %w", err)
@@ -78,6 +75,15 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	})
 	ask("own domains", func() (e error) { _, e = s.own.Own(ctx, s.origin); return e })
 	return s, err
+}
+
+// ownDomains knows the domains that this server delivers itself: as set, else of
+// Postfix, which is asked when they are asked for.
+func ownDomains(cfg *config) policy.OwnDomains {
+	if given := cfg.strs("own-domain"); len(given) > 0 {
+		return postfix.NewStaticDomains(given)
+	}
+	return postfix.NewOwnDomains(&postfix.Instance{ConfigDir: cfg.str("postfix-config-dir"), MapDir: cfg.str("map-dir")})
 }
 
 // postfixThere reports whether there is a Postfix that can be asked. It looks for
