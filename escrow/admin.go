@@ -84,17 +84,62 @@ func (v *Vault) Retract(ctx context.Context, id, recipient string) error {
 	if !seal.IsID(id) {
 		return ErrUnknown
 	}
-	n, err := v.store.End(ctx, id, folded, StateRetracted, v.now())
+	return v.retract(ctx, id, folded, byAdministrator)
+}
+
+// Who changes something, as events name them.
+const (
+	bySender        = "sender"
+	byAdministrator = "administrator"
+)
+
+func (v *Vault) retract(ctx context.Context, id, folded, by string) error {
+	n, err := v.store.Retract(ctx, id, folded, by, v.now())
 	if err != nil {
 		return fmt.Errorf("retract: %w", err)
 	}
 	if n == 0 {
 		return ErrUnknown
 	}
+	if err := v.tellEnds(ctx); err != nil {
+		v.log.Warn("the sender is told later that a message was retracted", "item", id, "error", err)
+	}
 	v.metrics.retracted.Add(float64(n))
 	v.log.Info("message retracted", "item", id, "recipients", n)
 	v.sweep(ctx)
 	return nil
+}
+
+// Extend lets a message be read for lifetime from now on (zero: for as long as a new
+// one), by one recipient (any spelling) or by all (""). Who could read it longer still
+// can. Links, devices and passphrases stay as they are. It returns the new end;
+// ErrUnknown if there is no such message that is not over.
+func (v *Vault) Extend(ctx context.Context, id, recipient string, lifetime time.Duration) (time.Time, error) {
+	folded, err := fold(recipient)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("extend: %w", err)
+	}
+	if !seal.IsID(id) {
+		return time.Time{}, ErrUnknown
+	}
+	return v.extend(ctx, id, folded, byAdministrator, lifetime)
+}
+
+func (v *Vault) extend(ctx context.Context, id, folded, by string, lifetime time.Duration) (time.Time, error) {
+	now := v.now()
+	if lifetime <= 0 {
+		lifetime = v.lifetime
+	}
+	expires := now.Add(lifetime)
+	n, err := v.store.Extend(ctx, id, folded, expires, Event{At: now, What: EventExtended, Detail: by})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("extend: %w", err)
+	}
+	if n == 0 {
+		return time.Time{}, ErrUnknown
+	}
+	v.log.Info("message extended", "item", id, "recipients", n, "until", expires)
+	return expires, nil
 }
 
 // Resend mails a recipient a new link. The old link is dead from then on, and so
@@ -108,6 +153,11 @@ func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 	if err != nil {
 		return err
 	}
+	return v.resend(ctx, s, nil)
+}
+
+// resend mails a new link, which needs the passphrase once if there is one.
+func (v *Vault) resend(ctx context.Context, s *StoredPickup, once *StoredRecipient) error {
 	now := v.now()
 	if st := stateOf(s, now); st != StateHeld && st != StateRead {
 		return fmt.Errorf("%w: it is %s", ErrNotRecoverable, st)
@@ -123,7 +173,9 @@ func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 		return fmt.Errorf("resend: %w", err)
 	}
 	verify, setting := s.Verify, (*StoredRecipient)(nil)
-	if len(list) > 0 && list[0].Verify == VerifyPassphrase {
+	if once != nil {
+		verify, list = VerifyPassphrase, []StoredRecipient{*once}
+	} else if len(list) > 0 && list[0].Verify == VerifyPassphrase {
 		verify = VerifyPassphrase // never the other way: the rule may have demanded it
 	}
 	if verify == VerifyPassphrase {
@@ -167,8 +219,9 @@ func (v *Vault) one(ctx context.Context, id, recipient string) (*StoredPickup, e
 	return &list[0], nil
 }
 
-// Expire ends the pickups whose time is over and deletes what nothing needs any
-// more. n is how many it ended.
+// Expire ends the pickups whose time is over, tells senders of what was not read
+// and of what soon ends, and deletes what nothing needs any more. n is how many it
+// ended.
 func (v *Vault) Expire(ctx context.Context) (n int, err error) {
 	if n, err = v.store.ExpireDue(ctx, v.now()); err != nil {
 		return 0, fmt.Errorf("expire: %w", err)
@@ -176,6 +229,9 @@ func (v *Vault) Expire(ctx context.Context) (n int, err error) {
 	if n > 0 {
 		v.metrics.expired.Add(float64(n))
 		v.log.Info("messages expired", "recipients", n)
+	}
+	if err := v.tellEnds(ctx); err != nil {
+		return n, fmt.Errorf("expire: %w", err)
 	}
 	if err := v.store.Sweep(ctx, v.now(), tombstones); err != nil {
 		return n, fmt.Errorf("expire: %w", err)
@@ -201,17 +257,22 @@ func (v *Vault) checkpoint(ctx context.Context) {
 
 // Run calls Expire now and then until ctx is done, and returns nil.
 func (v *Vault) Run(ctx context.Context) error {
-	tick := time.NewTicker(expireInterval)
+	tick := time.NewTimer(0)
 	defer tick.Stop()
 	for {
-		if _, err := v.Expire(ctx); err != nil && ctx.Err() == nil {
-			v.log.Error("expiry failed, trying again", "error", err)
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+		if _, err := v.Expire(ctx); err != nil && ctx.Err() == nil {
+			v.log.Error("expiry failed, trying again", "error", err)
+		}
+		wait := expireInterval
+		if next, err := v.store.NextEnd(ctx); err == nil && !next.IsZero() {
+			wait = max(min(wait, next.Sub(v.now())), time.Second)
+		}
+		tick.Reset(wait)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"mime/multipart"
 	"net/mail"
 	"net/textproto"
+	"regexp"
 	"strings"
 	"time"
 
@@ -80,7 +81,11 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	if !ok {
 		return ErrUnknown
 	}
-	what, failed := classify(from, report)
+	text, err := io.ReadAll(io.LimitReader(report, maxReport))
+	if err != nil {
+		return fmt.Errorf("bounce: %w", err)
+	}
+	what, failed := classify(from, bytes.NewReader(text))
 	if kind == bounceReply {
 		if what == aFailure {
 			return v.replyBounced(ctx, id, failed)
@@ -96,7 +101,7 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	}
 	switch {
 	case what == aFailure && kind == bounceNotice:
-		return v.noticeFailed(ctx, s)
+		return v.noticeFailed(ctx, s, failureStatus(text))
 	case what == aReply:
 		return v.answer(ctx, s, from)
 	}
@@ -104,20 +109,18 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	return nil
 }
 
-func (v *Vault) noticeFailed(ctx context.Context, s *StoredPickup) error {
-	now := v.now()
+// noticeFailed tells the sender that the recipient could not be told. Unless a new
+// link is sent, that is the end of it: the sender is not told once more when the
+// message expires.
+func (v *Vault) noticeFailed(ctx context.Context, s *StoredPickup, why notify.Status) error {
 	var queued *NewMail
 	// The null sender gets no report, and nobody one about a message that has
 	// been read or is over.
-	if st := stateOf(s, now); s.Sender != "" && st == StateHeld {
-		id := seal.NewID()
-		m, err := v.newMail(id, mailFailure, "", v.writer.Failure(notify.Report{
-			ID: id, To: s.Sender, Recipient: s.Recipient, ItemID: s.ItemID, Sealed: s.Created, Created: now,
-		}), now, time.Time{})
-		if err != nil {
+	if v.wantsFailure(s, MailFailure) && stateOf(s, v.now()) == StateHeld {
+		var err error
+		if queued, err = v.failed(ctx, MailFailure, []StoredPickup{*s}, why); err != nil {
 			return fmt.Errorf("bounce: %w", err)
 		}
-		queued = &m
 	}
 	first, err := v.store.NoticeBounced(ctx, s.ID, queued)
 	if err != nil {
@@ -249,4 +252,52 @@ func statusOf(body io.Reader, boundary string) (what incoming, failed []string) 
 		return aFailure, nil
 	}
 	return aFailure, nil
+}
+
+var (
+	statusCode = regexp.MustCompile(`^5\.[0-9]{1,3}\.[0-9]{1,3}$`)
+	smtpReply  = regexp.MustCompile(`^smtp; *([245][0-9][0-9])[ -]`)
+)
+
+// failureStatus reads from a bounce why a notice failed: the status and the code of
+// the reply of the first failed recipient. The words of the reply are left out, since
+// they may quote the notice.
+func failureStatus(report []byte) notify.Status {
+	s := notify.Status{Code: "5.0.0", Diagnostic: "x-postseal; the notice came back"}
+	m, err := mail.ReadMessage(bytes.NewReader(report))
+	if err != nil {
+		return s
+	}
+	kind, params, _ := mime.ParseMediaType(m.Header.Get("Content-Type"))
+	if kind != "multipart/report" || params["boundary"] == "" {
+		return s
+	}
+	parts := multipart.NewReader(m.Body, params["boundary"])
+	for range 10 {
+		p, err := parts.NextRawPart()
+		if err != nil {
+			return s
+		}
+		if kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type")); kind != "message/delivery-status" && kind != "message/global-delivery-status" {
+			continue
+		}
+		text, _ := io.ReadAll(io.LimitReader(p, maxReport))
+		r := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(text, "\r\n\r\n"...))))
+		for {
+			h, err := r.ReadMIMEHeader()
+			if action, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(h.Get("Action"))), " "); action == "failed" {
+				if code := strings.TrimSpace(h.Get("Status")); statusCode.MatchString(code) {
+					s.Code = code
+				}
+				if reply := smtpReply.FindStringSubmatch(strings.ToLower(h.Get("Diagnostic-Code"))); reply != nil {
+					s.Diagnostic = "smtp; " + reply[1] + " " + s.Code
+				}
+				return s
+			}
+			if err != nil {
+				return s
+			}
+		}
+	}
+	return s
 }

@@ -13,6 +13,28 @@ type SenderStore interface {
 	Note(ctx context.Context, item, pickup string, e Event) error
 	// Events returns the events of an item by pickup, the oldest first.
 	Events(ctx context.Context, item string) (map[string][]Event, error)
+
+	// Expiring returns held pickups whose end is less than before away, and more
+	// than half of their time over, of which nobody was reminded: of at most
+	// limit items, all of each, in the order of items.
+	Expiring(ctx context.Context, now time.Time, before time.Duration, limit int) ([]StoredPickup, error)
+	// Remind notes that the sender was reminded of these pickups, and queues the
+	// mail (nil: none). If one of them has changed since, nothing is done and the
+	// error wraps ErrSettled.
+	Remind(ctx context.Context, pickups []StoredPickup, now time.Time, mail *NewMail) error
+	// Unsettled returns pickups that are over, unread, and of whose end the sender
+	// was not told, as Expiring does.
+	Unsettled(ctx context.Context, limit int) ([]StoredPickup, error)
+	// SettleEnd notes that the sender was told of the end of these pickups, and
+	// queues the mail (nil: none), as Remind does.
+	SettleEnd(ctx context.Context, pickups []StoredPickup, now time.Time, mail *NewMail) error
+
+	// Extend moves the end of an item's pickups that are held or read, of one
+	// recipient (folded) or of all (""), to expires; those that last longer stay.
+	// n is how many there are, moved or not.
+	Extend(ctx context.Context, item, recipient string, expires time.Time, e Event) (n int, err error)
+	// NextEnd returns when the next pickup ends, zero if none is held or read.
+	NextEnd(ctx context.Context) (time.Time, error)
 }
 
 // noteTimeout bounds what an event may cost who waits for the answer.

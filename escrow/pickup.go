@@ -31,7 +31,7 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 	p := &Pickup{
 		ItemID: s.ItemID, Recipient: s.Recipient, Sender: s.Sender, Verify: s.Verify, Mode: s.Mode,
 		State: s.State, Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size,
-		Tag: v.RecipientTag(s.Folded), Language: s.Language,
+		Language: s.Language, Tag: v.RecipientTag(s.Folded), Receipt: s.Receipt && v.canTell(s),
 		id: s.ID, folded: s.Folded, secret: raw, secretHash: hash, passphrase: s.Passphrase,
 	}
 	switch {
@@ -64,13 +64,8 @@ func (v *Vault) Open(ctx context.Context, p *Pickup, s *Session) (io.ReadCloser,
 	if err != nil {
 		return nil, err
 	}
-	first, err := v.store.MarkRead(ctx, p.id, v.now())
-	if err != nil {
+	if _, err := v.markRead(ctx, p, s.How, v.now()); err != nil {
 		return nil, fmt.Errorf("open: %w", err)
-	}
-	if first {
-		v.metrics.opened.Inc()
-		v.log.Info("message opened", "item", p.ItemID)
 	}
 	return r, nil
 }

@@ -20,11 +20,9 @@ const partRaw = "raw"
 
 // Kinds of mails in the outbox.
 const (
-	mailNotice  = "notice"
-	mailCode    = "code"
-	mailFailure = "failure"
-	mailLock    = "lock"
-	mailAnswer  = "answer"
+	mailNotice = "notice"
+	mailCode   = "code"
+	mailAnswer = "answer"
 
 	mailReplyFailed = "reply-failed"
 )
@@ -68,6 +66,9 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 		}
 		item, err := v.newItem(m, about, mode, recipients[mode], now)
 		if err != nil {
+			return nil, fmt.Errorf("seal: %w", err)
+		}
+		if err := v.tellSealed(ctx, &item); err != nil {
 			return nil, fmt.Errorf("seal: %w", err)
 		}
 		items, ids = append(items, item), append(ids, item.ID)

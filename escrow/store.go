@@ -34,16 +34,17 @@ type Store interface {
 	// Chunk returns the nth chunk of an item's ciphertext, from 0; nil after
 	// the last.
 	Chunk(ctx context.Context, item string, n int) ([]byte, error)
-	// MarkRead turns a held pickup into a read one. first is false if it was
-	// not held.
-	MarkRead(ctx context.Context, pickup string, now time.Time) (first bool, err error)
+	// MarkRead turns a held pickup into a read one, and queues mails. first is
+	// false if it was not held: then nothing is done.
+	MarkRead(ctx context.Context, pickup, how string, now time.Time, mails []NewMail) (first bool, err error)
 	// Relink gives a pickup that is held or read a new secret, and drops its
 	// codes and unsent mails; ErrUnknown if it is over.
 	Relink(ctx context.Context, pickup string, link Link, now time.Time) error
-	// End ends the pickups of an item that are held or read, of one recipient
-	// (folded) or of all (""), and deletes their wraps, codes and unsent mails.
-	// n is how many it ended.
-	End(ctx context.Context, item, recipient, state string, now time.Time) (n int, err error)
+	// Retract ends the pickups of an item that are held or read, of one recipient
+	// (folded) or of all (""), and deletes their wraps, codes and unsent mails. by
+	// is who does it: the sender need not be told of what the sender did. n is how
+	// many it ended.
+	Retract(ctx context.Context, item, recipient, by string, now time.Time) (n int, err error)
 	// ExpireDue does the same for pickups whose time is over.
 	ExpireDue(ctx context.Context, now time.Time) (n int, err error)
 	// Sweep deletes, in small transactions, what nothing needs any more: chunks
@@ -73,7 +74,7 @@ type Store interface {
 	TellLock(ctx context.Context, keys []string, before, now time.Time, mail NewMail) (told bool, err error)
 
 	// NoticeBounced marks a notice as bounced and queues a mail (nil: none), the
-	// first time.
+	// first time. Where there is a mail, the sender is told of the end with it.
 	NoticeBounced(ctx context.Context, pickup string, mail *NewMail) (first bool, err error)
 	// NoticeAnswered queues the answer to a reply, the first time.
 	NoticeAnswered(ctx context.Context, pickup string, mail NewMail) (first bool, err error)
@@ -111,6 +112,7 @@ type NewItem struct {
 	Expires time.Time
 	Recover []byte // nil in mode sealed
 
+	Mails     []NewMail
 	Summary   []byte // what lists show, under the server's keys; nil in mode sealed
 	MessageID string // of the sealed message, without brackets
 	Receipt   bool   // a read receipt was asked for

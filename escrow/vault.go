@@ -178,6 +178,7 @@ type Pickup struct {
 	Language  string    // by rule, "" where none says
 	Tag       string    // names the recipient in paths and cookies, see [Vault.RecipientTag]
 	Account   AccountState
+	Receipt   bool // the sender is told of the first reading, by a read receipt
 
 	id         string // of the pickup; "": of none, as [Vault.Owner] returns it
 	folded     string // recipient

@@ -674,8 +674,8 @@ func TestExpiry(t *testing.T) {
 	if n, err := b.Expire(ctx); n != 1 || err != nil {
 		t.Fatal(n, err)
 	}
-	if mails := b.mails(); len(mails) != 0 {
-		t.Error("the notice of an expired message is still sent")
+	if mails := b.mails(); len(mails) != 1 || mails[0].Kind != "expired" {
+		t.Errorf("the notice of an expired message is still sent, or the sender not told: %v", mails)
 	}
 	b.pass(91 * 24 * time.Hour)
 	b.Expire(ctx)

@@ -345,7 +345,7 @@ func (v *Vault) forgive(ctx context.Context, p *Pickup, limits, codes []Limit, l
 // tell mails the sender of a lock of the pickup or the recipient, once for each.
 func (v *Vault) tell(ctx context.Context, p *Pickup, limits []Limit, before, until time.Time) {
 	ctx = context.WithoutCancel(ctx)
-	if p.Sender == "" {
+	if !v.canTell(&StoredPickup{Sender: p.Sender}) {
 		return
 	}
 	now := v.now()
@@ -355,10 +355,9 @@ func (v *Vault) tell(ctx context.Context, p *Pickup, limits []Limit, before, unt
 	} else if at.After(until) {
 		until = at
 	}
-	id := seal.NewID()
-	mail, err := v.newMail(id, mailLock, "", v.writer.Locked(notify.Report{
-		ID: id, To: p.Sender, Recipient: p.Recipient, ItemID: p.ItemID, Sealed: p.Created, Created: now, Until: until,
-	}), now, time.Time{})
+	t := v.told(ctx, "lock", []StoredPickup{{ItemID: p.ItemID, Sender: p.Sender, Recipient: p.Recipient, Created: p.Created}})
+	t.Expires = until
+	mail, err := v.queued(t)
 	if err == nil {
 		var told bool
 		if told, err = v.store.TellLock(ctx, keys, before, now, mail); told {

@@ -63,6 +63,11 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 			return err
 		}
 	}
+	for i := range it.Mails {
+		if err := queueMail(ctx, tx, &it.Mails[i]); err != nil {
+			return err
+		}
+	}
 	put, err := tx.PrepareContext(ctx, `INSERT INTO escrow_chunk (item_id, n, data) VALUES (?, ?, ?)`)
 	if err != nil {
 		return fmt.Errorf("store the message: %w", err)
@@ -195,7 +200,7 @@ func (db *DB) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
 }
 
 // MarkRead turns a held pickup into a read one.
-func (db *DB) MarkRead(ctx context.Context, pickup string, now time.Time) (first bool, err error) {
+func (db *DB) MarkRead(ctx context.Context, pickup, how string, now time.Time, mails []escrow.NewMail) (first bool, err error) {
 	// Most calls are not the first: they should not wait for the writer.
 	var state string
 	err = db.r.QueryRowContext(ctx, `SELECT state FROM escrow_pickup WHERE id = ?`, pickup).Scan(&state)
@@ -208,17 +213,24 @@ func (db *DB) MarkRead(ctx context.Context, pickup string, now time.Time) (first
 		return false, nil
 	}
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
-		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = 'read', read_at = ? WHERE id = ? AND state = 'held'`, micros(now), pickup))
-		first = n > 0
-		return err
+		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = 'read', read_at = ?, read_how = ? WHERE id = ? AND state = 'held'`, micros(now), how, pickup))
+		if first = n > 0; err != nil || !first {
+			return err
+		}
+		for i := range mails {
+			if err := queueMail(ctx, tx, &mails[i]); err != nil {
+				return err
+			}
+		}
+		return noteEvent(ctx, tx, pickup, escrow.Event{At: now, What: escrow.EventRead, Detail: how})
 	})
-	return first, err
+	return first && err == nil, err
 }
 
 // Relink gives a pickup a new secret.
 func (db *DB) Relink(ctx context.Context, pickup string, l escrow.Link, now time.Time) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET verify = ?, secret_hash = ?, wrap = ?, passphrase = ?, notice = 'queued'
+		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET verify = ?, secret_hash = ?, wrap = ?, passphrase = ?, notice = 'queued', settled_at = NULL
 			WHERE id = ? AND state IN ('held', 'read') AND wrap IS NOT NULL AND expires_at > ?`,
 			l.Verify, l.SecretHash, l.Wrap, l.Passphrase, pickup, micros(now)))
 		if err != nil {
@@ -236,13 +248,13 @@ func (db *DB) Relink(ctx context.Context, pickup string, l escrow.Link, now time
 	})
 }
 
-// End ends pickups of an item.
-func (db *DB) End(ctx context.Context, item, recipient, state string, now time.Time) (n int, err error) {
+// Retract ends pickups of an item.
+func (db *DB) Retract(ctx context.Context, item, recipient, by string, now time.Time) (n int, err error) {
 	cond, args := `item_id = ?`, []any{item}
 	if recipient != "" {
 		cond, args = cond+` AND recipient_key = ?`, append(args, recipient)
 	}
-	return db.end(ctx, state, now, cond, args...)
+	return db.end(ctx, escrow.StateRetracted, by, now, cond, args...)
 }
 
 // ExpireDue ends pickups whose time is over.
@@ -252,22 +264,28 @@ func (db *DB) ExpireDue(ctx context.Context, now time.Time) (n int, err error) {
 	if err != nil || !due {
 		return 0, db.explain(err)
 	}
-	return db.end(ctx, escrow.StateExpired, now, `expires_at <= ?`, micros(now))
+	return db.end(ctx, escrow.StateExpired, "", now, `expires_at <= ?`, micros(now))
 }
 
-// end ends the pickups that meet cond and are not over.
-func (db *DB) end(ctx context.Context, state string, now time.Time, cond string, args ...any) (ended int, err error) {
+// end ends the pickups that meet cond and are not over. Of the end of what was
+// read, or taken back by the sender, the sender is not told.
+func (db *DB) end(ctx context.Context, state, by string, now time.Time, cond string, args ...any) (ended int, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
 		ids, err := column(ctx, tx, `SELECT id FROM escrow_pickup WHERE wrap IS NOT NULL AND `+cond, args...)
 		if err != nil {
 			return err
 		}
 		for _, id := range ids {
-			_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = ?, wrap = NULL, ended_at = ? WHERE id = ?`, state, micros(now), id)
+			_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = ?, wrap = NULL, ended_at = ?,
+				settled_at = CASE WHEN read_at IS NOT NULL OR ? = 'sender' THEN coalesce(settled_at, ?) ELSE settled_at END
+				WHERE id = ?`, state, micros(now), by, micros(now), id)
 			if err != nil {
 				return err
 			}
 			if err := endReplies(ctx, tx, id); err != nil {
+				return err
+			}
+			if err := noteEvent(ctx, tx, id, escrow.Event{At: now, What: state, Detail: by}); err != nil {
 				return err
 			}
 			for _, q := range []string{

@@ -3,6 +3,7 @@ package sql
 import (
 	"context"
 	dbsql "database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,16 +49,39 @@ func (db *DB) DueMails(ctx context.Context, now time.Time, limit int) (mails []e
 // MailSent deletes a mail and marks its notice as sent.
 func (db *DB) MailSent(ctx context.Context, id string, now time.Time) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET notice = 'sent' WHERE notice = 'queued'
-			AND id = (SELECT pickup_id FROM outbox WHERE id = ? AND kind = 'notice')`, id)
-		if err != nil {
+		var pickup string
+		err := tx.QueryRowContext(ctx, `SELECT pickup_id FROM outbox WHERE id = ? AND kind = 'notice' AND pickup_id IS NOT NULL`, id).Scan(&pickup)
+		switch {
+		case errors.Is(err, dbsql.ErrNoRows): // another kind, or gone with its pickup
+		case err != nil:
 			return fmt.Errorf("mark a notice: %w", err)
+		default:
+			if err := noticeSent(ctx, tx, pickup, now); err != nil {
+				return fmt.Errorf("mark a notice: %w", err)
+			}
 		}
 		if _, err := tx.ExecContext(ctx, `DELETE FROM outbox WHERE id = ?`, id); err != nil {
 			return fmt.Errorf("delete a sent mail: %w", err)
 		}
 		return nil
 	})
+}
+
+func noticeSent(ctx context.Context, tx *dbsql.Tx, pickup string, now time.Time) error {
+	n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET notice = 'sent' WHERE notice = 'queued' AND id = ?`, pickup))
+	if err != nil || n == 0 {
+		return err
+	}
+	e := escrow.Event{At: now, What: escrow.EventNotice}
+	var before bool
+	err = tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM escrow_event WHERE pickup_id = ? AND what = ?)`, pickup, e.What).Scan(&before)
+	if before {
+		e.Detail = "resent"
+	}
+	if err != nil {
+		return err
+	}
+	return noteEvent(ctx, tx, pickup, e)
 }
 
 // MailFailed puts a mail off.
@@ -79,7 +103,14 @@ func (db *DB) OldestMail(ctx context.Context) (time.Time, error) {
 func (db *DB) NoticeBounced(ctx context.Context, pickup string, mail *escrow.NewMail) (first bool, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
 		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET notice = 'bounced' WHERE id = ? AND notice <> 'bounced'`, pickup))
-		if first = n > 0; err != nil || !first || mail == nil {
+		if first = n > 0; err != nil || !first {
+			return err
+		}
+		now := db.now()
+		if err := noteEvent(ctx, tx, pickup, escrow.Event{At: now, What: escrow.EventBounced}); err != nil || mail == nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET settled_at = ? WHERE id = ?`, micros(now), pickup); err != nil {
 			return err
 		}
 		return queueMail(ctx, tx, mail)

@@ -67,3 +67,118 @@ func (db *DB) Events(ctx context.Context, item string) (map[string][]escrow.Even
 	}
 	return all, db.explain(rows.Err())
 }
+
+// pickupsOf returns the pickups that meet cond, of at most limit items, in the
+// order of items.
+func (db *DB) pickupsOf(ctx context.Context, limit int, cond string, args ...any) ([]escrow.StoredPickup, error) {
+	// cond stands twice: once for the items, once for what of them is meant.
+	query := selectPickup + `WHERE ` + cond + ` AND p.item_id IN (
+		SELECT DISTINCT p.item_id FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id WHERE ` + cond + ` LIMIT ?)
+		ORDER BY p.item_id, p.recipient_key`
+	rows, err := db.r.QueryContext(ctx, query, append(append(append([]any{}, args...), args...), limit)...)
+	if err != nil {
+		return nil, db.explain(err)
+	}
+	defer rows.Close()
+	var list []escrow.StoredPickup
+	for rows.Next() {
+		p, err := scanPickup(rows)
+		if err != nil {
+			return nil, db.explain(err)
+		}
+		list = append(list, *p)
+	}
+	return list, db.explain(rows.Err())
+}
+
+// Expiring returns pickups of whose coming end the sender is to be reminded.
+func (db *DB) Expiring(ctx context.Context, now time.Time, before time.Duration, limit int) ([]escrow.StoredPickup, error) {
+	return db.pickupsOf(ctx, limit, `p.wrap IS NOT NULL AND p.expires_at > ? AND p.expires_at <= ? AND p.state = 'held' AND p.reminded_at IS NULL
+		AND i.sender <> '' AND p.expires_at - (p.expires_at - i.created_at) / 2 <= ?`, micros(now), micros(now.Add(before)), micros(now))
+}
+
+// Remind notes that the sender was reminded, and queues the mail.
+func (db *DB) Remind(ctx context.Context, pickups []escrow.StoredPickup, now time.Time, mail *escrow.NewMail) error {
+	return db.tell(ctx, pickups, mail, func(tx *dbsql.Tx, p *escrow.StoredPickup) (int64, error) {
+		return affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET reminded_at = ?
+			WHERE id = ? AND reminded_at IS NULL AND state = 'held' AND expires_at = ?`, micros(now), p.ID, micros(p.Expires)))
+	})
+}
+
+// Unsettled returns pickups of whose end the sender is to be told.
+func (db *DB) Unsettled(ctx context.Context, limit int) ([]escrow.StoredPickup, error) {
+	return db.pickupsOf(ctx, limit, `p.wrap IS NULL AND p.settled_at IS NULL`)
+}
+
+// SettleEnd notes that the sender was told of the end, and queues the mail.
+func (db *DB) SettleEnd(ctx context.Context, pickups []escrow.StoredPickup, now time.Time, mail *escrow.NewMail) error {
+	return db.tell(ctx, pickups, mail, func(tx *dbsql.Tx, p *escrow.StoredPickup) (int64, error) {
+		return affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET settled_at = ? WHERE id = ? AND settled_at IS NULL AND wrap IS NULL`, micros(now), p.ID))
+	})
+}
+
+// tell marks all pickups and queues the mail, or does nothing where mark finds
+// that one has changed.
+func (db *DB) tell(ctx context.Context, pickups []escrow.StoredPickup, mail *escrow.NewMail, mark func(*dbsql.Tx, *escrow.StoredPickup) (int64, error)) error {
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		for i := range pickups {
+			n, err := mark(tx, &pickups[i])
+			if err != nil {
+				return err
+			}
+			if n == 0 {
+				return fmt.Errorf("tell the sender: %w", escrow.ErrSettled)
+			}
+		}
+		if mail == nil {
+			return nil
+		}
+		return queueMail(ctx, tx, mail)
+	})
+}
+
+// Extend moves the end of pickups that are held or read.
+func (db *DB) Extend(ctx context.Context, item, recipient string, expires time.Time, e escrow.Event) (n int, err error) {
+	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		cond, args := `item_id = ? AND wrap IS NOT NULL AND state IN ('held', 'read') AND expires_at > ?`, []any{item, micros(e.At)}
+		if recipient != "" {
+			cond, args = cond+` AND recipient_key = ?`, append(args, recipient)
+		}
+		ids, err := column(ctx, tx, `SELECT id FROM escrow_pickup WHERE `+cond, args...)
+		if err != nil {
+			return err
+		}
+		n = len(ids)
+		for _, id := range ids {
+			moved, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET expires_at = ?, reminded_at = NULL WHERE id = ? AND expires_at < ?`,
+				micros(expires), id, micros(expires)))
+			if err != nil {
+				return err
+			}
+			if moved == 0 {
+				continue
+			}
+			// A notice that waits to be sent is good for the new time.
+			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET until_at = ? WHERE pickup_id = ? AND kind = 'notice'`, micros(expires), id); err != nil {
+				return err
+			}
+			if err := noteEvent(ctx, tx, id, e); err != nil {
+				return err
+			}
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE escrow_item SET expires_at = (SELECT max(expires_at) FROM escrow_pickup p WHERE p.item_id = escrow_item.id)
+			WHERE id = ? AND EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.item_id = escrow_item.id)`, item)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// NextEnd returns when the next pickup ends.
+func (db *DB) NextEnd(ctx context.Context) (time.Time, error) {
+	var at dbsql.NullInt64
+	err := db.r.QueryRowContext(ctx, `SELECT min(expires_at) FROM escrow_pickup WHERE wrap IS NOT NULL`).Scan(&at)
+	return fromMicros(at), db.explain(err)
+}

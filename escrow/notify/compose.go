@@ -24,6 +24,9 @@ type letter struct {
 	at        time.Time
 	replyTo   string
 	auto      string   // Auto-Submitted (RFC 3834)
+	author    string   // address in From, "": that of the server, which is Sender else
+	about     string   // Message-ID of the message that the mail is about, without brackets
+	report    *report  // what programs are told beside the text; nil: nothing
 	text      []string // paragraphs
 	untouched []bool   // lines that stand alone and are never wrapped
 }
@@ -91,31 +94,44 @@ func (w *Writer) mail(l *letter) Mail {
 	if name == "" {
 		name = l.T("notice.from", w.ServerName)
 	}
-	header("From", phrase(name)+" <"+w.From.String()+">")
+	if l.author != "" {
+		header("From", "<"+visible(l.author)+">")
+		header("Sender", phrase(name)+" <"+w.From.String()+">")
+	} else {
+		header("From", phrase(name)+" <"+w.From.String()+">")
+	}
 	header("To", "<"+visible(l.to)+">")
 	if l.replyTo != "" {
 		header("Reply-To", "<"+visible(l.replyTo)+">")
 	}
 	header("Subject", encodeWords(l.subject))
 	header("Message-ID", "<"+l.id+"@"+w.From.Domain+">")
+	if l.about != "" {
+		header("References", "<"+l.about+">")
+	}
 	header("Auto-Submitted", l.auto)
 	header("X-Auto-Response-Suppress", "All")
 	header("Content-Language", l.Tag)
 	header("MIME-Version", "1.0")
-	text := l.body()
-	if ascii(text) {
-		header("Content-Type", "text/plain; charset=us-ascii")
-		header("Content-Transfer-Encoding", "7bit")
-		b.WriteString("\r\n" + text)
+	if l.report != nil {
+		l.writeReport(&b)
 	} else {
-		header("Content-Type", "text/plain; charset=utf-8")
-		header("Content-Transfer-Encoding", "quoted-printable")
-		b.WriteString("\r\n")
-		qp := quotedprintable.NewWriter(&b)
-		qp.Write([]byte(text)) // into memory: it can't fail
-		qp.Close()
+		l.writeText(&b)
 	}
 	return Mail{From: l.from, To: l.to, Text: b.Bytes()}
+}
+
+// writeText writes the text as a MIME entity.
+func (l *letter) writeText(b *bytes.Buffer) {
+	text := l.body()
+	if ascii(text) {
+		b.WriteString("Content-Type: text/plain; charset=us-ascii\r\nContent-Transfer-Encoding: 7bit\r\n\r\n" + text)
+		return
+	}
+	b.WriteString("Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n")
+	qp := quotedprintable.NewWriter(b)
+	qp.Write([]byte(text)) // into memory: it can't fail
+	qp.Close()
 }
 
 // width is how long a line gets, in characters, before it is wrapped.

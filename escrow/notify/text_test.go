@@ -36,13 +36,18 @@ func every(w *Writer, language, sender, recipient string) map[string]Mail {
 		return w.Notice(Notice{ID: "id", Bounces: "postseal-bounce+n@clinic.example", To: recipient, Sender: sender, Link: testLink, ItemID: "aaaabbbbccccddddeeee2222",
 			Verify: verify, Language: language, Created: testAt, Expires: testAt.Add(30 * 24 * time.Hour), SentAnew: anew})
 	}
-	r := Report{ID: "id", To: sender, Recipient: recipient, ItemID: "aaaabbbbccccddddeeee2222", Sealed: testAt, Created: testAt, Until: testAt.Add(time.Hour)}
-	return map[string]Mail{
+	mails := map[string]Mail{
 		"code notice": notice("code", false), "passphrase notice": notice("passphrase", true), "account notice": notice("account", false),
-		"code":    w.Code(Code{ID: "id", Bounces: "postseal-bounce+c@clinic.example", To: recipient, Code: "3141 5926", Sender: sender, Language: language, Created: testAt, Expires: testAt.Add(15 * time.Minute)}),
-		"failure": w.Failure(r), "locked": w.Locked(r),
+		"code":   w.Code(Code{ID: "id", Bounces: "postseal-bounce+c@clinic.example", To: recipient, Code: "3141 5926", Sender: sender, Language: language, Created: testAt, Expires: testAt.Add(15 * time.Minute)}),
 		"answer": w.Answer(Answer{ID: "id", To: recipient, Sender: sender, Language: language, Created: testAt}),
 	}
+	for _, what := range []string{"sealed", "enrolled", "read", "reply", "expiring", "expired", "retracted", "failure", "lock", "forgot", "reset"} {
+		mails["told "+what] = w.Tell(Told{
+			ID: "id", To: sender, What: what, Language: language, Recipients: []string{recipient}, ItemID: "aaaabbbbccccddddeeee2222",
+			MessageID: "x@clinic.example", How: "code", Sealed: testAt, Created: testAt, Expires: testAt.Add(time.Hour),
+		})
+	}
+	return mails
 }
 
 // read parses a mail as a mail program does, and returns its subject and the lines
@@ -103,7 +108,7 @@ func TestMails(t *testing.T) {
 						t.Errorf("arguments that don't fit: %s", strings.Join(lines, "\n"))
 					}
 					alone := map[string][]string{
-						"code": {"3141 5926"}, "failure": {"pat@old.example", "aaaabbbbccccddddeeee2222"}, "locked": {"pat@old.example"},
+						"code": {"3141 5926"}, "told failure": {"pat@old.example", "aaaabbbbccccddddeeee2222"}, "told lock": {"pat@old.example"},
 						"answer": {"https://portal.clinic.example/"},
 					}[name]
 					if strings.HasSuffix(name, " notice") {
@@ -115,7 +120,7 @@ func TestMails(t *testing.T) {
 							t.Errorf("%q is not alone on its line: %q", want, lines)
 						}
 					}
-					if sender != "" && !slices.Contains([]string{"failure", "locked"}, name) && !strings.Contains(strings.Join(lines, " "), sender) {
+					if sender != "" && !strings.HasPrefix(name, "told ") && !strings.Contains(strings.Join(lines, " "), sender) {
 						t.Errorf("does not name its sender: %q", lines)
 					}
 				})
