@@ -26,10 +26,29 @@ func escrowCommand() *cli.Command {
 		}, store), listEscrow),
 		verb("show", "ID", "show one message's recipients", with([]cli.Flag{jsonFlag()}, store), showEscrow),
 		verb("retract", "ID", "take a message back: its keys are deleted, nobody can read it any more", with([]cli.Flag{to}, store), func(c *cli.Context) error {
-			return changeEscrow(c, (*escrow.Vault).Retract, "retracted")
+			return changeEscrow(c, (*escrow.Vault).Retract, func() string { return "retracted" })
+		}),
+		verb("extend", "ID", "let a message be read for longer, from now on; its links stay as they are", with([]cli.Flag{to,
+			&cli.StringFlag{Name: "for", Usage: "for `DURATION` from now on (default: message-lifetime)"},
+		}, store), func(c *cli.Context) error {
+			var lifetime time.Duration
+			if s := c.String("for"); s != "" {
+				var err error
+				if lifetime, err = parseDuration(s); err == nil {
+					err = checkLifetime(s)
+				}
+				if err != nil {
+					return fmt.Errorf("--for: %w", err)
+				}
+			}
+			var until time.Time
+			return changeEscrow(c, func(v *escrow.Vault, ctx context.Context, id, recipient string) (err error) {
+				until, err = v.Extend(ctx, id, recipient, lifetime)
+				return err
+			}, func() string { return "can be read until " + until.UTC().Format(time.RFC3339) })
 		}),
 		verb("resend", "ID", "send the notice anew, with a new link (recoverable messages); the old link is dead", with([]cli.Flag{to}, store), func(c *cli.Context) error {
-			return changeEscrow(c, (*escrow.Vault).Resend, "the notice is queued")
+			return changeEscrow(c, (*escrow.Vault).Resend, func() string { return "the notice is queued" })
 		}),
 	)
 }
@@ -144,7 +163,7 @@ func orNull(sender string) string {
 	return sender
 }
 
-func changeEscrow(c *cli.Context, do func(*escrow.Vault, context.Context, string, string) error, done string) error {
+func changeEscrow(c *cli.Context, do func(*escrow.Vault, context.Context, string, string) error, done func() string) error {
 	if err := wantArgs(c, 1, 1, "one ID, as escrow list shows it"); err != nil {
 		return err
 	}
@@ -164,6 +183,6 @@ func changeEscrow(c *cli.Context, do func(*escrow.Vault, context.Context, string
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(c.App.Writer, done)
+	fmt.Fprintln(c.App.Writer, done())
 	return nil
 }

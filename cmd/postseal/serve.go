@@ -114,7 +114,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 	vault, err := newVault(cfg, db, keys, from, log, reg, pins, func(o *escrow.Options) {
 		o.Wake = func() { outbox.Wake() }
-		o.OwnDomain = s.own.Own
+		o.OwnDomain, o.MTA = s.own.Own, s.helo
 		o.Replies = escrow.ReplyOptions{Size: replies, SpoolDir: cfg.spoolDir(), Wake: func() { replier.Wake() }}
 	})
 	if err != nil {
