@@ -111,7 +111,7 @@ const contrast = `(() => {
     if (r < 4.5) bad.push(r.toFixed(2) + " " + what.trim().slice(0, 40)); };
   const w = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (w.nextNode()) { const e = w.currentNode.parentElement; if (w.currentNode.data.trim() && e.checkVisibility() && e.tagName !== "STYLE") check(e, w.currentNode.data); }
-  for (const e of document.querySelectorAll("input")) check(e, "input");
+  for (const e of document.querySelectorAll("input,textarea")) check(e, "input");
   if (seen < 5) bad.push("only " + seen + " texts found");
   return bad;
 })()`
@@ -124,7 +124,7 @@ func TestLooks(t *testing.T) {
 	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
 	visit := func(name string, vault *fakeVault, change func(*testSite) (path string)) {
 		t.Run(name, func(t *testing.T) {
-			s := newTestSite(t, vault)
+			s := newTestSite(t, vault, func(c *Config) { c.Replies = looksOfReplies() })
 			path := change(s)
 			if err := clearCookies(ctx); err != nil {
 				t.Fatal(err)
@@ -170,7 +170,7 @@ func TestLooks(t *testing.T) {
 					}
 				}
 			}
-			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
 				t.Errorf("too low for a finger: %q", small)
 			}
 			mu.Lock()
@@ -223,6 +223,9 @@ func TestLooks(t *testing.T) {
 	visit("account", account("password", "passkey"), func(s *testSite) string { return "#account" })
 	visit("account-wrong", account("password", "passkey"), func(s *testSite) string { return "#account-wrong" })
 	visit("account-totp", account("password", "passkey"), func(s *testSite) string { return "#account-totp" })
+	for state := range replyStates {
+		visit("reply-"+state, newFakeVault(crlf(fullLetter)), func(s *testSite) string { return "#reply-" + state })
+	}
 	visit("expired", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrExpired; return "" })
 	visit("retracted", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrRetracted; return "" })
 	visit("unknown", newFakeVault(""), func(s *testSite) string { return "/nowhere" })
@@ -271,6 +274,12 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 		case "account-totp":
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/totp"] button`)))
 		}
+	default:
+		if !strings.HasPrefix(steps, "reply-") {
+			return
+		}
+		open(t, ctx, s, path+"#message")
+		replyStates[strings.TrimPrefix(steps, "reply-")](t, ctx, s)
 	case "message", "html":
 		send()
 		enter(testCode)

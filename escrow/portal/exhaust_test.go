@@ -32,11 +32,12 @@ func (p pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes"} }
 // A stranger that announces a body and sends none does not keep its connection:
 // there are only so many.
 func TestABodyThatNeverComesEndsTheConnection(t *testing.T) {
-	for _, path := range []string{"/nope", "/m/" + testItem + "/" + testItem + "/code", "/m/" + testItem + "/" + testSecret + "/code", "/m/" + testItem + "/" + testSecret + "/verify", "/m/" + testItem + "/" + testSecret + "/leave"} {
+	for _, path := range []string{"/nope", "/m/" + testItem + "/" + testItem + "/code", "/m/" + testItem + "/" + testSecret + "/code", "/m/" + testItem + "/" + testSecret + "/verify", "/m/" + testItem + "/" + testSecret + "/leave",
+		"/m/" + testItem + "/" + testSecret + "/reply", "/m/" + testItem + "/" + testItem + "/reply"} {
 		for _, method := range []string{"GET", "POST"} {
 			synctest.Test(t, func(t *testing.T) {
 				base, _ := url.Parse("http://portal.example")
-				h, err := New(Config{Vault: newFakeVault(crlf(plainLetter)), BaseURL: base})
+				h, err := New(Config{Vault: newFakeVault(crlf(plainLetter)), Replies: newFakeReplies(), BaseURL: base})
 				if err != nil {
 					t.Fatal(err)
 				}

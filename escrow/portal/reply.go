@@ -664,7 +664,7 @@ func (p *portal) keep(w http.ResponseWriter, r *http.Request, f *replyForm, self
 	case errors.As(err, &unverified):
 		view.Why, status, view.Verify = "verify", http.StatusForbidden, unverified.to
 		if u, err := url.Parse(unverified.to); err != nil || unverified.to == "" || u.IsAbs() || u.Host != "" {
-			view.Verify = self
+			view.Verify = self + "/message"
 		}
 	case errors.Is(err, escrow.ErrUnknown):
 		view.Why, status, view.Self = "unknown", http.StatusNotFound, ""

@@ -53,6 +53,76 @@ type gated struct{ open chan struct{} }
 
 func (g gated) Read([]byte) (int, error) { <-g.open; return 0, io.EOF }
 
+// replyStates are the pages of a reply and their states, and how to come there from
+// the message.
+var replyStates = map[string]func(t *testing.T, ctx context.Context, s *testSite){
+	"empty": func(t *testing.T, ctx context.Context, s *testSite) { do(t, ctx, chromedp.Navigate(s.link+"/reply")) },
+	"draft": func(t *testing.T, ctx context.Context, s *testSite) {
+		writeAnd(t, ctx, s, "save", someFile(t, "Überweisung an die Klinik 2026-11-25.pdf", 800), someFile(t, "a.png", 100))
+	},
+	"refused": func(t *testing.T, ctx context.Context, s *testSite) {
+		writeAnd(t, ctx, s, "send", someFile(t, "Überweisung an die Klinik 2026-11-25.pdf", 800), someFile(t, "a film of the knee.mp4", 1200))
+	},
+	"conflict": func(t *testing.T, ctx context.Context, s *testSite) {
+		do(t, ctx, chromedp.Navigate(s.link+"/reply"))
+		s.verified().write("Written on the telephone.", "save")
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("text"), "Written at the desk."))
+		submit(t, ctx, chromedp.Click(chromedp.CSS("button[value=save]")))
+	},
+	"uploading": func(t *testing.T, ctx context.Context, s *testSite) {
+		do(t, ctx, chromedp.Navigate(s.link+"/reply"), chromedp.SetUploadFiles(chromedp.ID("files"), []string{someFile(t, "slow.mp4", 900), someFile(t, "too large to take.mp4", 2000)}))
+		until(t, "uploading", func() bool { return eval[bool](t, ctx, `!!document.querySelector("progress")`) })
+	},
+	"sent": func(t *testing.T, ctx context.Context, s *testSite) { writeAnd(t, ctx, s, "send") },
+	"lost": func(t *testing.T, ctx context.Context, s *testSite) {
+		do(t, ctx, chromedp.Navigate(s.link+"/reply"))
+		if err := clearCookies(ctx); err != nil {
+			t.Fatal(err)
+		}
+		do(t, ctx, chromedp.SendKeys(chromedp.ID("text"), "Dear doctor,\n\nthank you for the values."))
+		submit(t, ctx, chromedp.Click(chromedp.CSS("button[value=save]")))
+	},
+	"lost-retracted": func(t *testing.T, ctx context.Context, s *testSite) {
+		do(t, ctx, chromedp.Navigate(s.link+"/reply"), chromedp.SendKeys(chromedp.ID("text"), "Dear doctor,\n\nthank you for the values."))
+		s.vault.mu.Lock()
+		s.vault.err = escrow.ErrRetracted
+		s.vault.mu.Unlock()
+		submit(t, ctx, chromedp.Click(chromedp.CSS("button[value=save]")))
+	},
+}
+
+// writeAnd writes a reply, chooses files, and presses a button.
+func writeAnd(t *testing.T, ctx context.Context, s *testSite, button string, files ...string) {
+	t.Helper()
+	do(t, ctx, chromedp.Navigate(s.link+"/reply"), chromedp.SendKeys(chromedp.ID("text"), "Dear doctor,\n\nthank you for the values."))
+	if len(files) > 0 {
+		// Without the script the form brings them.
+		eval[bool](t, ctx, `document.getElementById("files").addEventListener("change", e => e.stopImmediatePropagation(), true); document.getElementById("files").parentElement.addEventListener("change", e => e.stopPropagation(), true); true`)
+		do(t, ctx, chromedp.SetUploadFiles(chromedp.ID("files"), files))
+	}
+	submit(t, ctx, chromedp.Click(chromedp.CSS("button[value="+button+"]")))
+}
+
+// looksOfReplies are those of the pages that are looked at: an upload of slow.mp4
+// takes its time.
+func looksOfReplies() Replies {
+	r := newFakeReplies()
+	r.all = []string{"Praxis am Markt <office@clinic.example>", "lab@clinic.example"}
+	return &slowLooks{r}
+}
+
+type slowLooks struct{ *fakeReplies }
+
+func (s *slowLooks) AddFile(ctx context.Context, p *escrow.Pickup, session *escrow.Session, name, mediaType string, r io.Reader) (*escrow.Reply, error) {
+	if name == "slow.mp4" {
+		select {
+		case <-ctx.Done():
+		case <-time.After(8 * time.Second):
+		}
+	}
+	return s.fakeReplies.AddFile(ctx, p, session, name, mediaType, r)
+}
+
 func TestBrowserReply(t *testing.T) {
 	ctx := browser(t)
 	replies := &slowReplies{newFakeReplies(), 3 << 20, make(chan struct{}, 9), make(chan string, 9)}

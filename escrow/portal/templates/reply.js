@@ -148,6 +148,8 @@
         state.textContent = said("large", file.name);
         say(state.textContent);
         bar.remove(); percent.remove();
+        row.lastChild.textContent = form.dataset.remove;
+        row.lastChild.removeAttribute("aria-label");
         continue;
       }
       queue.push(item);
