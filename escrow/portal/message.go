@@ -45,6 +45,9 @@ type messageView struct {
 	Files     []file
 	Cut       bool
 	Truncated bool
+
+	Reply   string // new, draft; "" where there is nobody to reply to
+	Replies []repliedView
 }
 
 // message shows a message: as plain text first, if its sender wrote one.
@@ -60,6 +63,7 @@ func (p *portal) message(w http.ResponseWriter, r *http.Request, v *visit, s *es
 }
 
 func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]byte, error) {
+	reply, replies := p.replied(r.Context(), v, s)
 	leave, err := p.render(r.Context())
 	if err != nil {
 		return nil, err
@@ -73,6 +77,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 		Self: v.self, Item: v.ItemID, Expires: v.Expires, Size: v.Size,
 		Subject: headerText(c.header, "Subject"), To: headerText(c.header, "To"), Cc: headerText(c.header, "Cc"),
 		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated,
+		Reply: reply, Replies: replies,
 	}
 	view.Leave = v.self + "/leave"
 	if p.inbox != nil && v.device != nil {

@@ -134,10 +134,7 @@ func (v *replyView) show(d *escrow.Reply) {
 
 func (v *replyView) files(d *escrow.Reply) {
 	v.Size, v.Most = d.Size, d.Most
-	v.Files = slices.Clone(d.Files)
-	for i := range v.Files {
-		v.Files[i].Name = clean(v.Files[i].Name)
-	}
+	v.Files = cleanFiles(d.Files)
 	if d.ID != "" {
 		v.Draft, v.Saved = d.ID, d.Changed
 	}
@@ -158,6 +155,14 @@ func (p *portal) draft(ctx context.Context, v *visit, s *escrow.Session) (*escro
 		return &escrow.Reply{}, nil
 	}
 	return d, err
+}
+
+func cleanFiles(list []escrow.ReplyFile) []escrow.ReplyFile {
+	out := slices.Clone(list)
+	for i := range out {
+		out[i].Name = clean(out[i].Name)
+	}
+	return out
 }
 
 // reply shows the draft there is, or an empty one.
@@ -194,6 +199,45 @@ func (p *portal) replySent(w http.ResponseWriter, r *http.Request, v *visit, s *
 	}
 	last := newest(sent)
 	return p.pages.write(w, r, http.StatusOK, "replied", sentView{v.self, v.ItemID, cleanAll(slices.Concat(last.To, last.Cc))})
+}
+
+// repliedView is one of the replies on the page of the message.
+type repliedView struct {
+	To     []string
+	Text   string
+	Files  []escrow.ReplyFile
+	Sent   time.Time
+	State  string
+	Failed []string // whom it did not reach
+}
+
+// replied returns what the page of a message tells of replies: how one may begin,
+// as in messageView, and those that there are. Where that can't be found out the
+// message is shown all the same.
+func (p *portal) replied(ctx context.Context, v *visit, s *escrow.Session) (begin string, list []repliedView) {
+	if p.replies == nil {
+		return "", nil
+	}
+	sent, err := p.replies.Replies(ctx, v.Pickup, s)
+	for _, r := range sent {
+		list = append(list, repliedView{
+			To: cleanAll(slices.Concat(r.To, r.Cc)), Text: r.Text, Files: cleanFiles(r.Files), Sent: r.Sent, State: r.State, Failed: cleanAll(r.Failed),
+		})
+	}
+	if err == nil {
+		var d *escrow.Reply
+		switch d, err = p.draft(ctx, v, s); {
+		case err != nil || len(d.To) == 0:
+		case d.ID != "":
+			begin = "draft"
+		default:
+			begin = "new"
+		}
+	}
+	if err != nil && !over(err) && ctx.Err() == nil {
+		p.log.Error("portal trouble", "error", writing(err))
+	}
+	return begin, list
 }
 
 func newest(sent []escrow.Reply) escrow.Reply {

@@ -302,6 +302,19 @@ func TestReply(t *testing.T) {
 	}
 }
 
+func TestRepliesOnTheMessage(t *testing.T) {
+	s, replies := newReplySite(t)
+	wants(t, s.get("/message"), 200, `href="/m/`+testItem+"/"+testSecret+`/reply">Reply</a>`, "!Your replies")
+	s.write("half a", "save")
+	wants(t, s.get("/message"), 200, ">Go on with your reply</a>")
+	s.write("all <of> it", "send", attach("scan.pdf", "x"))
+	wants(t, s.get("/message"), 200, ">Reply</a>", "Your replies", "on its way", "all &lt;of&gt; it", "scan.pdf", "doc@clinic.example")
+	replies.sent[0].State, replies.sent[0].Failed = escrow.ReplyFailed, []string{"doc@clinic.example"}
+	wants(t, s.get("/message"), 200, "not delivered", "did not arrive", "Not reached:")
+	replies.to = nil
+	wants(t, s.get("/message"), 200, "!/reply\"", "all &lt;of&gt; it")
+}
+
 func TestReplyAll(t *testing.T) {
 	s, replies := newReplySite(t)
 	replies.all = []string{"Praxis <office@clinic.example>", "Lab <lab@clinic.example>"}
