@@ -1,9 +1,14 @@
 package escrow
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
+
+	"github.com/postseal/postseal/escrow/account"
+	"github.com/postseal/postseal/escrow/seal"
 )
 
 // Errors of accounts.
@@ -14,6 +19,12 @@ var (
 	// ErrCeremony reports a passkey or TOTP ceremony that is unknown, over, or was
 	// not completed as it should: begin anew.
 	ErrCeremony = errors.New("escrow: begin the sign-in anew")
+	// ErrEnrolled reports that there is an account already: sign in to it, or have it
+	// reset.
+	ErrEnrolled = errors.New("escrow: there is an account already")
+	// ErrNoPasskeys reports that browsers make no passkeys for this portal, or that
+	// the account has none, or as many as it may.
+	ErrNoPasskeys = errors.New("escrow: no passkey can be used here")
 	// ErrLastMeans reports that the account's only way in would be removed.
 	ErrLastMeans = errors.New("escrow: it is the only way into the account")
 )
@@ -42,6 +53,19 @@ func (o AccountOptions) filled() (AccountOptions, error) {
 		o.DeviceLifetime = DefaultDeviceLifetime
 	}
 	return o, nil
+}
+
+// setAccounts makes ready what accounts need of the portal's URL.
+func (v *Vault) setAccounts(portal *url.URL) (err error) {
+	v.host = portal.Hostname()
+	if v.passkeys, err = account.NewPasskeys(portal, v.host); err != nil {
+		return fmt.Errorf("portal URL: %w", err)
+	}
+	// Of no password: nobody hits 256 random bits.
+	hashed := make([]byte, seal.HashedSize)
+	rand.Read(hashed)
+	v.noPassword = append(seal.NewHashing(), hashed...)
+	return nil
 }
 
 // WeakPasswordError says why a password is not taken. It wraps [ErrWeakPassword].
@@ -79,7 +103,8 @@ type Grant struct {
 }
 
 // Enrolment is what a recipient enrols with at the first pickup: a mailed code, or
-// the ceremony that a right code began, and a password or a passkey.
+// the ceremony that a right code began, and a password or a passkey: a passkey where
+// there is a response.
 type Enrolment struct {
 	Code     string
 	Password string
@@ -144,7 +169,7 @@ type DeviceInfo struct {
 
 // accountState says what the holder of a link learns of an account, nil for none.
 func (v *Vault) accountState(a *StoredAccount) AccountState {
-	s := AccountState{MailboxReset: v.accounts.MailboxReset}
+	s := AccountState{MailboxReset: v.accounts.MailboxReset, CanPasskey: v.passkeys != nil}
 	if a != nil {
 		s.Enrolled, s.Password, s.Passkey, s.TOTP = true, a.Password != nil, len(a.Passkeys) > 0, a.TOTP != nil
 	}

@@ -69,6 +69,7 @@ type AccountChange struct {
 	Device     *StoredDevice
 	Pickup     string // that gets the events
 	Events     []Event
+	Mails      []NewMail
 }
 
 // CodeUse is the use of a one-time code, as in Store.UseCode.

@@ -143,11 +143,11 @@ func (v *Vault) extend(ctx context.Context, id, folded, by string, lifetime time
 }
 
 // Resend mails a recipient a new link. The old link is dead from then on, and so
-// are its devices and codes; the time of expiry stays. A passphrase is the one
-// that is set now, and is needed too where it was set only after the message was
-// sealed. ErrNotRecoverable where the message was sealed without a way
-// back or is over, ErrUnknown where there is none; recipient may be "" where
-// there is one only.
+// are its codes, and devices verified by its passphrase; the time of expiry stays. A
+// passphrase is the one that is set now, and is needed too where it was set only
+// after the message was sealed. ErrNotRecoverable where the message was sealed
+// without a way back or is over, ErrUnknown where there is none; recipient may be ""
+// where there is one only.
 func (v *Vault) Resend(ctx context.Context, id, recipient string) error {
 	s, err := v.one(ctx, id, recipient)
 	if err != nil {
@@ -175,8 +175,8 @@ func (v *Vault) resend(ctx context.Context, s *StoredPickup, once *StoredRecipie
 	verify, setting := s.Verify, (*StoredRecipient)(nil)
 	if once != nil {
 		verify, list = VerifyPassphrase, []StoredRecipient{*once}
-	} else if len(list) > 0 && list[0].Verify == VerifyPassphrase {
-		verify = VerifyPassphrase // never the other way: the rule may have demanded it
+	} else if len(list) > 0 {
+		verify = stricter(verify, list[0].Verify) // never the other way: the rule may have demanded it
 	}
 	if verify == VerifyPassphrase {
 		if len(list) == 0 || list[0].Hashed == nil {
@@ -276,8 +276,8 @@ func (v *Vault) Run(ctx context.Context) error {
 	}
 }
 
-// SetRecipient sets how a recipient verifies: VerifyCode, or VerifyPassphrase
-// with the passphrase. It counts for messages sealed from now on.
+// SetRecipient sets how a recipient verifies: VerifyCode, VerifyAccount, or
+// VerifyPassphrase with the passphrase. It counts for messages sealed from now on.
 func (v *Vault) SetRecipient(ctx context.Context, address, verify string, passphrase []byte) error {
 	folded, err := fold(address)
 	if err != nil || folded == "" {
@@ -285,7 +285,7 @@ func (v *Vault) SetRecipient(ctx context.Context, address, verify string, passph
 	}
 	r := StoredRecipient{Address: folded, Verify: verify, Changed: v.now()}
 	switch verify {
-	case VerifyCode:
+	case VerifyCode, VerifyAccount:
 		if len(passphrase) > 0 {
 			return errors.New("a passphrase goes with verification by passphrase")
 		}
@@ -302,7 +302,7 @@ func (v *Vault) SetRecipient(ctx context.Context, address, verify string, passph
 			return fmt.Errorf("set a passphrase: %w", err)
 		}
 	default:
-		return fmt.Errorf("unknown verification %q: want code or passphrase", verify)
+		return fmt.Errorf("unknown verification %q: want code, account or passphrase", verify)
 	}
 	if err := v.store.SetRecipient(ctx, r); err != nil {
 		return fmt.Errorf("set a recipient: %w", err)

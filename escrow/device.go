@@ -103,7 +103,7 @@ func (v *Vault) Admit(ctx context.Context, p *Pickup, d *Device) (*Session, erro
 		return nil, err
 	}
 	switch {
-	case d == nil || p.folded == "" || d.Address != p.folded || !v.now().Before(d.Expires):
+	case d == nil || p.owner || p.folded == "" || d.Address != p.folded || !v.now().Before(d.Expires):
 		return nil, ErrUnknown
 	case p.Verify == VerifyCode:
 	case p.Verify == VerifyAccount && d.How == VerifyAccount:

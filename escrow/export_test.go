@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"time"
+
+	"github.com/postseal/postseal/escrow/seal"
 )
 
 // Classify is classify, for the fuzzer.
@@ -29,4 +31,9 @@ func (v *Vault) PlanAnswer(ctx context.Context, sender, recipient, message strin
 		return nil, nil, "", "", nil, err
 	}
 	return addressesIn(p.To), addressesIn(p.Cc), p.Subject, p.InReplyTo, p.References, nil
+}
+
+// Reload reads a pickup anew.
+func (v *Vault) Reload(ctx context.Context, p *Pickup) (*Pickup, error) {
+	return v.Pickup(ctx, p.ItemID, seal.EncodeSecret(p.secret))
 }

@@ -115,8 +115,21 @@ type planned struct {
 	setting                 *StoredRecipient // where a passphrase is needed
 }
 
+// strictness of verifications. A passphrase is agreed by other means and needed to
+// decrypt; an account is made by who comes first with a mailed code.
+var strictness = map[string]int{VerifyCode: 1, VerifyAccount: 2, VerifyPassphrase: 3}
+
+// stricter returns the stricter one of two verifications; "" is none.
+func stricter(a, b string) string {
+	if strictness[b] > strictness[a] {
+		return b
+	}
+	return a
+}
+
 // plan settles how each recipient verifies, and groups them by mode. The
-// stricter of rule and setting counts. A recipient given twice is sealed once.
+// stricter of rule and setting counts, the default where there is neither. A
+// recipient given twice is sealed once.
 func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]planned, error) {
 	addresses := make([]string, len(recipients))
 	for i, r := range recipients {
@@ -138,7 +151,7 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 	lacking := &RecipientError{Err: ErrNoPassphrase}
 	for i, r := range recipients {
 		p := planned{
-			address: r.Address, folded: addresses[i], verify: VerifyCode,
+			address: r.Address, folded: addresses[i], verify: r.Verify,
 			notify: r.Notify, orcpt: r.ORCPT, language: r.Language,
 		}
 		if seen[p.folded] {
@@ -146,13 +159,17 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 		}
 		seen[p.folded] = true
 		set := settings[p.folded]
-		switch r.Verify {
-		case "", VerifyCode, VerifyPassphrase:
-		default:
+		if _, known := strictness[r.Verify]; !known && r.Verify != "" {
 			return nil, fmt.Errorf("seal: unknown verification %q", r.Verify)
 		}
-		if r.Verify == VerifyPassphrase || set != nil && set.Verify == VerifyPassphrase {
-			p.verify, p.setting = VerifyPassphrase, set
+		if set != nil {
+			p.verify = stricter(p.verify, set.Verify)
+		}
+		if p.verify == "" {
+			p.verify = v.accounts.Verify
+		}
+		if p.verify == VerifyPassphrase {
+			p.setting = set
 			if set == nil || set.Hashed == nil {
 				lacking.Recipients = append(lacking.Recipients, r.Address)
 				continue

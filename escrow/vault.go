@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postseal/postseal/escrow/account"
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -74,22 +75,25 @@ type Options struct {
 // Vault seals messages and opens them to their recipients. Its methods may be
 // called at the same time.
 type Vault struct {
-	store     Store
-	keys      *Keys
-	pins      *Pins
-	lifetime  time.Duration
-	accounts  AccountOptions
-	replies   ReplyOptions
-	url       string
-	ownDomain func(ctx context.Context, domain string) (bool, error)
-	senders   senderMail
-	writer    notify.Writer
-	now       func() time.Time
-	log       *slog.Logger
-	wake      func()
-	hashing   chan struct{} // a place for each passphrase that may be hashed at a time
-	metrics   *metrics
-	crash     func(point string)
+	store      Store
+	keys       *Keys
+	pins       *Pins
+	lifetime   time.Duration
+	accounts   AccountOptions
+	replies    ReplyOptions
+	passkeys   *account.Passkeys // nil: browsers make none for this portal
+	host       string            // of the portal
+	noPassword []byte            // what a password is compared with where there is none
+	url        string
+	ownDomain  func(ctx context.Context, domain string) (bool, error)
+	senders    senderMail
+	writer     notify.Writer
+	now        func() time.Time
+	log        *slog.Logger
+	wake       func()
+	hashing    chan struct{} // a place for each passphrase that may be hashed at a time
+	metrics    *metrics
+	crash      func(point string)
 }
 
 // parallelHashing bounds how many passphrases are hashed at a time: each takes
@@ -129,6 +133,9 @@ func NewVault(o Options) (*Vault, error) {
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
+	}
+	if err := v.setAccounts(u); err != nil {
+		return nil, err
 	}
 	if v.wake == nil {
 		v.wake = func() {}
@@ -180,8 +187,9 @@ type Pickup struct {
 	Account   AccountState
 	Receipt   bool // the sender is told of the first reading, by a read receipt
 
-	id         string // of the pickup; "": of none, as [Vault.Owner] returns it
+	id         string // of the pickup
 	folded     string // recipient
+	owner      bool   // of no message, as [Vault.Owner] returns it
 	secret     []byte // of the link
 	secretHash []byte
 	passphrase []byte // how the passphrase is hashed, nil where none is needed

@@ -78,14 +78,18 @@ func (b *bench) start() {
 	b.Vault = b.vault(b.keys)
 }
 
-func (b *bench) vault(keyFile string) *escrow.Vault {
+func (b *bench) vault(keyFile string, change ...func(*escrow.Options)) *escrow.Vault {
 	b.t.Helper()
 	keys, err := escrow.LoadKeys(keyFile)
 	b.must(err)
-	v, err := escrow.NewVault(escrow.Options{
+	o := escrow.Options{
 		Store: b.db, Keys: keys, PortalURL: "https://portal.clinic.example/x/", NoticeFrom: "Clinic <notice@clinic.example>",
 		Now: b.clock, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.logs}, nil)),
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	v, err := escrow.NewVault(o)
 	b.must(err)
 	return v
 }

@@ -71,7 +71,11 @@ func (v *Vault) limits(p *Pickup, c Client, what string, window time.Duration, p
 		key := hex.EncodeToString(v.keys.tag(tagSize, "limit/1", what, kind, value))
 		return Limit{Key: key, Tries: tries, Window: window, First: firstLock, Most: longestLock, ForgetDoubles: forgetDoubles}
 	}
-	limits := []Limit{limit(pickup, "pickup", p.id), limit(recipient, "recipient", p.folded)}
+	place := p.id
+	if p.owner { // the inbox
+		place = p.Tag
+	}
+	limits := []Limit{limit(pickup, "pickup", place), limit(recipient, "recipient", p.folded)}
 	if a := c.Addr.Unmap(); a.IsValid() {
 		if a.Is6() {
 			a = netip.PrefixFrom(a.WithZone(""), 64).Masked().Addr()
@@ -94,6 +98,8 @@ func keysOf(limits []Limit) []string {
 // live returns the pickup as it is now, or why it can't be opened.
 func (v *Vault) live(p *Pickup) error {
 	switch {
+	case p.owner:
+		return nil
 	case p.State == StateRetracted:
 		return ErrRetracted
 	case p.State == StateExpired || !v.now().Before(p.Expires):
@@ -108,7 +114,7 @@ func (v *Vault) SendCode(ctx context.Context, p *Pickup, c Client) error {
 	if err := v.live(p); err != nil {
 		return err
 	}
-	if p.Verify == VerifyPassphrase || p.id == "" {
+	if p.Verify == VerifyPassphrase || p.owner {
 		return errors.New("send a code: no code is asked for here")
 	}
 	now := v.now()

@@ -165,6 +165,11 @@ func (db *DB) ChangeAccount(ctx context.Context, c escrow.AccountChange) error {
 				return err
 			}
 		}
+		for i := range c.Mails {
+			if err := queueMail(ctx, tx, &c.Mails[i]); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 }
