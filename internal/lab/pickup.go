@@ -236,8 +236,20 @@ var codeLine = regexp.MustCompile(`(?m)\b(\d{3}[ -]?\d{3,5})\b`)
 // Pickup picks a sealed message up by the link of its notice, reading the code
 // from the mail that arrives for recipient.
 func (b *Bed) Pickup(recipient, link, passphrase string) ([]byte, error) {
+	return NewBrowser().Pickup(link, b.codeFor(recipient), passphrase)
+}
+
+// Open is Pickup by code, in a browser that stays: its page is the original message.
+func (b *Bed) Open(recipient, link string) (*Browser, error) {
+	browser := NewBrowser()
+	_, err := browser.Pickup(link, b.codeFor(recipient), "")
+	return browser, err
+}
+
+// codeFor returns a function that waits for a code that was mailed since now.
+func (b *Bed) codeFor(recipient string) func() (string, error) {
 	since := time.Now()
-	return NewBrowser().Pickup(link, func() (c string, err error) {
+	return func() (c string, err error) {
 		b.Wait(15*time.Second, func() bool {
 			for _, m := range b.Received() {
 				body := textOf(m.Data)
@@ -253,5 +265,5 @@ func (b *Bed) Pickup(recipient, link, passphrase string) ([]byte, error) {
 			return "", fmt.Errorf("no code arrived for %s", recipient)
 		}
 		return c, nil
-	}, passphrase)
+	}
 }
