@@ -16,10 +16,6 @@ import (
 // Inbox is all that is held for one recipient, for a browser that is verified for
 // it. [escrow.Vault] is one.
 type Inbox interface {
-	// CheckDevice finds the device that a cookie is of: escrow.ErrUnknown.
-	CheckDevice(ctx context.Context, tag, token string) (*escrow.Device, error)
-	// SignOut ends a device.
-	SignOut(ctx context.Context, d *escrow.Device) error
 	// Inbox lists the messages, the newest first. It marks none as read.
 	Inbox(ctx context.Context, d *escrow.Device, q escrow.InboxQuery) (items []escrow.InboxItem, total int, err error)
 	// InboxOpen finds one, for Open: escrow.ErrUnknown, escrow.ErrNeedsLink, or
@@ -61,7 +57,7 @@ func (p *portal) inboxPath(tag string) string { return p.base + "/inbox/" + url.
 func (p *portal) inInbox(h func(http.ResponseWriter, *http.Request, *inboxVisit) error) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		tag := r.PathValue("tag")
-		d, err := p.checkDevice(r, tag)
+		d, err := p.deviceOf(r, tag)
 		if errors.Is(err, escrow.ErrUnknown) {
 			return p.noDevice(w, r, tag)
 		}
@@ -72,14 +68,6 @@ func (p *portal) inInbox(h func(http.ResponseWriter, *http.Request, *inboxVisit)
 		place(r.Context(), v.self, "")
 		return h(w, r, v)
 	}
-}
-
-func (p *portal) checkDevice(r *http.Request, tag string) (*escrow.Device, error) {
-	token := p.deviceToken(r, tag)
-	if !isTag(tag) || token == "" || token == closedDevice {
-		return nil, escrow.ErrUnknown
-	}
-	return p.inbox.CheckDevice(r.Context(), tag, token)
 }
 
 // isTag reports whether s has the form of a recipient's tag: what has not, no
@@ -129,7 +117,7 @@ type closedView struct {
 // others use too.
 func (p *portal) leaveInbox(w http.ResponseWriter, r *http.Request) error {
 	tag := r.PathValue("tag")
-	d, err := p.checkDevice(r, tag)
+	d, err := p.deviceOf(r, tag)
 	if errors.Is(err, escrow.ErrUnknown) {
 		if p.deviceToken(r, tag) == "" {
 			return escrow.ErrUnknown
@@ -137,7 +125,7 @@ func (p *portal) leaveInbox(w http.ResponseWriter, r *http.Request) error {
 		return see(w, p.inboxPath(tag)+"?closed") // another tab was first
 	}
 	if err == nil {
-		err = p.inbox.SignOut(r.Context(), d)
+		err = p.vault.SignOut(r.Context(), d)
 	}
 	if err != nil {
 		return err
@@ -183,6 +171,7 @@ func (p *portal) inboxMessage(at *gate, h opened) handler {
 type inboxView struct {
 	Self    string
 	Address string
+	Account bool   // there are pages of the account
 	Query   string // what is looked for, "" if nothing is
 
 	Entries     []inboxEntry
@@ -255,7 +244,7 @@ func (p *portal) listInbox(w http.ResponseWriter, r *http.Request, v *inboxVisit
 	}
 	defer leave()
 	q := r.URL.Query()
-	view := inboxView{Self: v.self, Address: v.Address, Query: shorten(clean(q.Get("q")), escrow.MaxSearch)}
+	view := inboxView{Self: v.self, Address: v.Address, Account: p.accounts != nil && v.How == escrow.VerifyAccount, Query: shorten(clean(q.Get("q")), escrow.MaxSearch)}
 	search := escrow.NewSearch(view.Query)
 	if search.Empty() {
 		view.Query = ""

@@ -20,8 +20,6 @@ import (
 	"github.com/postseal/postseal/escrow"
 )
 
-const testTag = "aaaabbbbccccddddeeee"
-
 // fakeInbox is a vault of many messages to one recipient, in memory.
 type fakeInbox struct {
 	*fakeVault
