@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/postseal/postseal/escrow/brand"
 	"github.com/postseal/postseal/escrow/words"
 )
 
@@ -27,11 +28,12 @@ var files embed.FS
 // "NAME"}}.
 type pages struct {
 	templates map[string]map[string]*template.Template // by language and name
-	csp       string
-	scripted  map[string]string // policies of pages that have a script, by name
+	style     string                                   // its source in a policy
+	scripted  map[string]string                        // sources of scripts, by page
 	icon      []byte
 	host      string
 	support   string
+	brands    *brand.Set
 	now       func() time.Time
 }
 
@@ -47,8 +49,10 @@ type pages struct {
 //	                  number of a message
 type page struct {
 	*words.Words
+	Page      string // its name
 	Host      string
 	Support   string
+	Brand     *brandView // nil: none
 	Languages []languageLink
 	View      any
 }
@@ -59,19 +63,18 @@ var pageNames = []string{"landing", "enrol", "signin", "forgot", "account", "mes
 // sharedScripts names the script of pages that have one together.
 var sharedScripts = map[string]string{"enrol": "passkey", "signin": "passkey", "forgot": "passkey", "account": "passkey"}
 
-func newPages(host, support string, now func() time.Time) (*pages, error) {
-	style, err := files.ReadFile("templates/style.css")
+func newPages(host, support string, brands *brand.Set, now func() time.Time) (*pages, error) {
+	rules, err := files.ReadFile("templates/style.css")
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
+	style := brand.Stylesheet + string(rules)
 	icon, err := files.ReadFile("templates/icon.svg")
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
-	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support, now: now}
-	hash := sha256.Sum256(style)
-	p.csp = "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) +
-		"'; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support, brands: brands, now: now}
+	p.style = source(style)
 	scripts := map[string]template.HTML{}
 	for _, name := range pageNames {
 		file := name
@@ -85,11 +88,10 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 		if err != nil {
 			return nil, fmt.Errorf("portal pages: %w", err)
 		}
-		hash := sha256.Sum256(script)
-		p.scripted[name] = p.csp + "; script-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; connect-src 'self'"
+		p.scripted[name] = source(string(script))
 		scripts[file] = template.HTML("<script>" + string(script) + "</script>")
 	}
-	styleElement := template.HTML("<style>" + string(style) + "</style>")
+	styleElement := template.HTML("<style>" + style + "</style>")
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
 	for _, l := range words.Languages() {
 		w := words.For(l.Tag)
@@ -114,6 +116,26 @@ func newPages(host, support string, now func() time.Time) (*pages, error) {
 		}
 	}
 	return p, nil
+}
+
+// source names an inline style or script in a policy, by its hash.
+func source(text string) string {
+	hash := sha256.Sum256([]byte(text))
+	return "'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'"
+}
+
+// policy is the Content-Security-Policy of a page: its own style, that of a brand,
+// its script, and nothing else.
+func (p *pages) policy(name string, b *brand.Brand) string {
+	styles := p.style
+	if b != nil && b.Style != "" {
+		styles += " " + source(string(b.Style))
+	}
+	csp := "default-src 'none'; style-src " + styles + "; img-src data:; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+	if script := p.scripted[name]; script != "" {
+		csp += "; script-src " + script + "; connect-src 'self'"
+	}
+	return csp
 }
 
 // functions are those of the templates in a language.
@@ -147,16 +169,19 @@ func (p *pages) write(w http.ResponseWriter, r *http.Request, status int, name s
 		}
 		return err
 	}
-	if csp := p.scripted[name]; csp != "" {
-		w.Header().Set("Content-Security-Policy", csp)
-	}
 	return send(w, r, status, doc)
 }
 
 func (p *pages) render(r *http.Request, name string, view any) ([]byte, error) {
 	w := wordsOf(r)
+	q, ok := r.Context().Value(requestKey{}).(*request)
+	if !ok {
+		q = new(request)
+	}
+	own := p.brands.For(q.sender)
+	q.policy = p.policy(name, own)
 	var b bytes.Buffer
-	if err := p.templates[w.Tag][name].Execute(&b, page{w, p.host, p.support, languageLinks(r, name, w), view}); err != nil {
+	if err := p.templates[w.Tag][name].Execute(&b, page{w, name, p.host, p.support, viewBrand(own, w.Tag), languageLinks(r, name, w), view}); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return b.Bytes(), nil
@@ -164,6 +189,9 @@ func (p *pages) render(r *http.Request, name string, view any) ([]byte, error) {
 
 // send answers with an HTML document.
 func send(w http.ResponseWriter, r *http.Request, status int, doc []byte) error {
+	if q, ok := r.Context().Value(requestKey{}).(*request); ok && q.policy != "" {
+		w.Header().Set("Content-Security-Policy", q.policy)
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(doc)))
 	w.WriteHeader(status)

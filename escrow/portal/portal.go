@@ -29,6 +29,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/brand"
 )
 
 // Vault keeps the messages. [escrow.Vault] is one.
@@ -70,7 +71,8 @@ type Config struct {
 	// behalf they ask; nil: those on loopback. Who connects to a unix socket is
 	// trusted always.
 	TrustedProxies []netip.Prefix
-	SupportText    string // plain text at the foot of each page: whom to ask
+	SupportText    string     // plain text at the foot of each page: whom to ask
+	Brands         *brand.Set // of senders' domains; nil: none
 	Log            *slog.Logger
 	Registerer     prometheus.Registerer
 	Now            func() time.Time
@@ -139,7 +141,7 @@ func New(c Config) (http.Handler, error) {
 		p.now = time.Now
 	}
 	var err error
-	if p.pages, err = newPages(b.Host, c.SupportText, p.now); err != nil {
+	if p.pages, err = newPages(b.Host, c.SupportText, c.Brands, p.now); err != nil {
 		return nil, err
 	}
 	p.requests = prometheus.NewCounterVec(prometheus.CounterOpts{

@@ -107,6 +107,7 @@ type request struct {
 	chosen   string // language that the reader has chosen, "" for the rule's
 	home     string // where a link back leads, "" if it is not known
 	sender   string // of the message, "" for none
+	policy   string // Content-Security-Policy of the page that answers
 }
 
 // found notes that the vault knows the item: what else stands in a path may be a
@@ -145,7 +146,7 @@ func (p *portal) fail(w *response, r *http.Request, err error) {
 // loosens what it must.
 func (p *portal) secureHeaders(h http.Header) {
 	h.Set("Cache-Control", "no-store")
-	h.Set("Content-Security-Policy", p.pages.csp)
+	h.Set("Content-Security-Policy", p.pages.policy("", nil))
 	h.Set(openerPolicy, "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), payment=(), usb=(), browsing-topics=()")
