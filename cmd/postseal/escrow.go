@@ -74,7 +74,8 @@ func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	vault, err := newVault(cfg, db, keys, from, slog.New(slog.NewTextHandler(c.App.ErrWriter, nil)), nil, nil, nil)
+	log := slog.New(slog.NewTextHandler(c.App.ErrWriter, nil))
+	vault, err := newVault(cfg, db, keys, from, log, nil, nil, branded(cfg, log))
 	if err != nil {
 		db.Close()
 		return nil, nil, nil, err

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/brand"
 	"github.com/postseal/postseal/escrow/intake"
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/portal"
@@ -112,7 +113,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	brands, err := loadBrands(cfg)
+	if err != nil {
+		return err
+	}
 	vault, err := newVault(cfg, db, keys, from, log, reg, pins, func(o *escrow.Options) {
+		o.Brand = brands.Notice
 		o.Wake = func() { outbox.Wake() }
 		o.OwnDomain, o.MTA = s.own.Own, s.helo
 		o.Replies = escrow.ReplyOptions{Size: replies, SpoolDir: cfg.spoolDir(), Wake: func() { replier.Wake() }}
@@ -124,7 +130,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	replier = &escrow.Replier{Vault: vault, Splitter: dialable(cfg.str("lmtp-listen")), ServerName: s.helo, Registerer: reg, Crash: crash}
 
 	// The servers.
-	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, pins)
+	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, pins, brands)
 	if err != nil {
 		return err
 	}
@@ -242,7 +248,7 @@ type parts struct {
 	admin     http.Handler
 }
 
-func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins) (*parts, error) {
+func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set) (*parts, error) {
 	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter)}
 	err := errors.Join(writableDir("spool-dir", cfg.spoolDir()), writableDir("map-dir", cfg.str("map-dir")))
 	if err != nil {
@@ -295,7 +301,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		proxies = append(proxies, prefix)
 	}
 	p.portal, err = portal.New(portal.Config{
-		Vault: vault, Inbox: vault, Replies: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"),
+		Vault: vault, Inbox: vault, Replies: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"), Brands: brands,
 		Log: log, Registerer: reg, Now: time.Now,
 	})
 	if err != nil {

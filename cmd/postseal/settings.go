@@ -59,6 +59,7 @@ func settings() []setting {
 		{name: "portal-key", usage: "private key of the portal (PEM)"},
 		{name: "portal-proxy", usage: "a proxy in front of the portal whose X-Forwarded-For is believed, `ADDRESS[/BITS]` (default: loopback)", many: true, check: checkPrefix},
 		{name: "portal-support", usage: "one line on the portal's pages: whom to ask for help"},
+		{name: "brand-dir", usage: "names, logos, colours and texts of senders' domains for pages and notices; see docs/branding.md"},
 		{name: "admin-listen", usage: "HTTP: health and metrics", value: "127.0.0.1:8646", check: checkListen},
 		{name: "reinject-plain", usage: "Postfix smtpd that takes mail back: nothing required", value: "127.0.0.1:8651", check: checkTCP},
 		{name: "reinject-secure", usage: "Postfix smtpd that takes mail back: must be encrypted", value: "127.0.0.1:8652", check: checkTCP},

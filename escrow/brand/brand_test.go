@@ -266,3 +266,41 @@ func TestStockPalette(t *testing.T) {
 		t.Errorf("grey on white: %g", c)
 	}
 }
+
+// TestDocumentedExample loads what docs/branding.md shows.
+func TestDocumentedExample(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/branding.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(doc), "```toml\n")
+	text, _, _ = strings.Cut(text, "```")
+	if !found {
+		t.Fatal("no example")
+	}
+	s, err := Load(folder(t, map[string]string{"default/brand.toml": text, "default/logo.svg": plainSVG}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := s.For("ann@clinic.example")
+	if b.Texts("de").Name.Words != "Klinik Beispiel" || b.Texts("ja").Name.Words != "Clinic Example" || b.Logo == "" || b.Style == "" || b.Phone == "" {
+		t.Errorf("brand %+v", b)
+	}
+	// The error that it quotes is the one that comes.
+	_, err = Load(folder(t, map[string]string{"default/brand.toml": "name = \"x\"\n[colours.light]\nmain = \"#ffcc00\""}))
+	if err == nil {
+		t.Fatal("a faint colour is taken")
+	}
+	if _, message, _ := strings.Cut(err.Error(), "brand.toml: "); !strings.Contains(string(doc), "\n"+message+"\n") {
+		t.Errorf("docs/branding.md does not have %q", message)
+	}
+	// Every colour and key is in its tables.
+	for _, c := range colours {
+		if c == "onmain" {
+			c = "on-main"
+		}
+		if !strings.Contains(string(doc), "`"+c+"`") {
+			t.Errorf("docs/branding.md does not have the colour %s", c)
+		}
+	}
+}
