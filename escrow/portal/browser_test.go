@@ -121,7 +121,6 @@ const contrast = `(() => {
 // but the page. Set POSTSEAL_SCREENSHOTS to a directory to look at them.
 func TestLooks(t *testing.T) {
 	ctx := browser(t)
-	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
 	visit := func(name string, vault *fakeVault, change func(*testSite) (path string)) {
 		t.Run(name, func(t *testing.T) {
 			s := newTestSite(t, vault, func(c *Config) { c.Replies = looksOfReplies() })
@@ -144,35 +143,7 @@ func TestLooks(t *testing.T) {
 				t.Fatal(err)
 			}
 			open(t, ctx, s, path)
-			widths := []int64{320, 1280}
-			if dir != "" {
-				widths = append(widths, 360)
-			}
-			for _, width := range widths {
-				for _, mode := range []string{"light", "dark"} {
-					scheme(t, ctx, mode)
-					do(t, ctx, chromedp.EmulateViewport(width, 740))
-					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
-						t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
-					}
-					if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
-						t.Errorf("%s, %d pixels: too little contrast: %q", mode, width, bad)
-					}
-					if dir == "" || width == 320 {
-						continue
-					}
-					png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-					if err != nil {
-						t.Fatal(err)
-					}
-					if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)), png, 0o600); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
-				t.Errorf("too low for a finger: %q", small)
-			}
+			looks(t, ctx, name)
 			mu.Lock()
 			defer mu.Unlock()
 			for _, u := range requests {
@@ -230,6 +201,42 @@ func TestLooks(t *testing.T) {
 	visit("retracted", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrRetracted; return "" })
 	visit("unknown", newFakeVault(""), func(s *testSite) string { return "/nowhere" })
 	visit("trouble", newFakeVault(""), func(s *testSite) string { s.vault.err = http.ErrServerClosed; return "" })
+}
+
+// looks measures the page that is open, narrow and wide, light and dark, and keeps
+// pictures of it where POSTSEAL_SCREENSHOTS says.
+func looks(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
+	widths := []int64{320, 1280}
+	if dir != "" {
+		widths = append(widths, 360)
+	}
+	for _, width := range widths {
+		for _, mode := range []string{"light", "dark"} {
+			scheme(t, ctx, mode)
+			do(t, ctx, chromedp.EmulateViewport(width, 740))
+			if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+				t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
+			}
+			if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
+				t.Errorf("%s, %d pixels: too little contrast: %q", mode, width, bad)
+			}
+			if dir == "" || width == 320 {
+				continue
+			}
+			png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)), png, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+		t.Errorf("too low for a finger: %q", small)
+	}
 }
 
 // open goes to a page, by the steps that a person takes there.
