@@ -266,3 +266,6 @@ func (v *Vault) SenderReset(ctx context.Context, w *SenderView, pickup string) e
 	v.checkpoint(ctx)
 	return nil
 }
+
+// MinPassphrase is how many characters a passphrase needs.
+const MinPassphrase = seal.MinPassphrase

@@ -58,7 +58,7 @@ type page struct {
 }
 
 // pageNames are the templates, each a file of that name.
-var pageNames = []string{"landing", "enrol", "signin", "forgot", "account", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept", "inbox", "inbox-closed"}
+var pageNames = []string{"landing", "enrol", "signin", "forgot", "account", "message", "over", "unknown", "refused", "trouble", "reply", "replied", "kept", "inbox", "inbox-closed", "sender", "sender-ask"}
 
 // sharedScripts names the script of pages that have one together.
 var sharedScripts = map[string]string{"enrol": "passkey", "signin": "passkey", "forgot": "passkey", "account": "passkey"}

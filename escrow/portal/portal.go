@@ -67,6 +67,7 @@ type Config struct {
 	// it lies under, if any. Requests for another host are refused.
 	BaseURL *url.URL
 	Replies Replies // nil: messages can't be answered here
+	Senders Senders // nil: senders have no pages
 	// TrustedProxies may say in X-Forwarded-For and X-Forwarded-Host on whose
 	// behalf they ask; nil: those on loopback. Who connects to a unix socket is
 	// trusted always.
@@ -81,7 +82,8 @@ type Config struct {
 type portal struct {
 	vault     Vault
 	replies   Replies
-	inbox     Inbox // or nil
+	senders   Senders // or nil
+	inbox     Inbox   // or nil
 	accounts  Accounts
 	base      string // path that the portal lies under, without trailing slash
 	host      string // canonical, of the base URL
@@ -117,6 +119,7 @@ func New(c Config) (http.Handler, error) {
 	p := &portal{
 		vault:     c.Vault,
 		replies:   c.Replies,
+		senders:   c.Senders,
 		inbox:     c.Inbox,
 		accounts:  c.Accounts,
 		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
@@ -179,6 +182,9 @@ func (p *portal) routes() http.Handler {
 	p.messageRoutes(handle, m, func(at *gate, h opened) handler { return p.pickup(p.verified(at, h)) })
 	if p.inbox != nil {
 		p.inboxRoutes(handle)
+	}
+	if p.senders != nil {
+		p.senderRoutes(handle)
 	}
 	handle("GET "+p.base+"/favicon.ico", "/favicon.ico", p.favicon)
 	handle("GET /robots.txt", "/robots.txt", p.robots)
