@@ -40,6 +40,8 @@ func TestCommandsOfRootLeaveNoFilesOfRoot(t *testing.T) {
 	}
 	run("key", "new")
 	run("domain", "add", "a.example", "--require", "tls")
+	run("trigger", "add", "--subject", "[secure]", "--require", "encryption")
+	run("trigger", "list")
 	run("escrow", "list")
 	run("explain", "--sender", "a@b.example", "--recipient", "c@a.example")
 	files, err := os.ReadDir(dir)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -482,4 +483,32 @@ func csvTrigger(field map[string]string) (*policy.Trigger, error) {
 		return nil, err
 	}
 	return t, t.Validate()
+}
+
+// watchTriggers logs it when Postfix's table does not have the triggers, and when it
+// has them again: until then they are in force only for what comes to the splitter.
+func watchTriggers(ctx context.Context, cfg *config, s *surroundings, rules func() *policy.Snapshot, every time.Duration, log *slog.Logger) error {
+	if s.standalone() {
+		return nil
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for stale := false; ; {
+		missing, err := s.instance.Lacking(ctx, postfix.Options{Triggers: rules().Triggers(), Splitter: splitter(cfg)})
+		switch now := err != nil || len(missing) > 0; {
+		case ctx.Err() != nil:
+			return nil
+		case now && !stale:
+			log.Error("triggers are not in force: Postfix's header_checks does not have them; run postseal postfix setup", "lines", len(missing), "error", err)
+			stale = true
+		case !now && stale:
+			log.Info("triggers are in force")
+			stale = false
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
 }
