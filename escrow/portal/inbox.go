@@ -148,7 +148,7 @@ func (p *portal) inboxMessage(at *gate, h opened) handler {
 			return err
 		case errors.Is(err, escrow.ErrExpired), errors.Is(err, escrow.ErrRetracted):
 			place(r.Context(), in.self, got.Sender)
-			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: got.Expires, Item: got.ItemID}}
+			return &overError{overView{Sender: clean(got.Sender), Retracted: errors.Is(err, escrow.ErrRetracted), Expires: got.Expires, Item: got.ItemID, Inbox: in.self}}
 		case errors.Is(err, escrow.ErrNeedsLink):
 			place(r.Context(), in.self, got.Sender)
 			return p.pages.write(w, r, http.StatusForbidden, "inbox-closed", closedView{Inbox: in.self, Sender: clean(got.Sender), Item: got.ItemID})

@@ -186,7 +186,7 @@ func TestInboxPage(t *testing.T) {
 	wants(t, s.get("/m/"+f.items[3].ItemID+"/message"), 403, "opens only by the link", testSender, f.items[3].ItemID, "All your messages")
 	wants(t, s.get("/m/nothing/message"), 404, "There is no message here")
 	f.gone[f.items[0].ItemID] = escrow.ErrRetracted // while the list is open
-	wants(t, s.get("/m/"+f.items[0].ItemID+"/message"), 410, "taken this message back", testSender)
+	wants(t, s.get("/m/"+f.items[0].ItemID+"/message"), 410, "taken this message back", testSender, "!Your link was right", "All your messages")
 	f.gone[f.items[0].ItemID] = escrow.ErrExpired
 	wants(t, s.get("/m/"+f.items[0].ItemID+"/raw"), 410, "has expired")
 	for _, secret := range []string{testHolder, testTag, "Befund", "device-"} {

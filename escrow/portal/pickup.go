@@ -47,6 +47,7 @@ type overView struct {
 	Retracted bool
 	Expires   time.Time
 	Item      string
+	Inbox     string // to go back to, "" where it was opened by its link
 }
 
 // pickup finds the pickup that a link leads to. A stranger's link ends here, as
