@@ -192,11 +192,11 @@ func encoded(s string, phrase bool) []string {
 	// B wherever Q would be longer; both give words of at most 75 characters,
 	// parted by spaces.
 	q, b := mime.QEncoding.Encode("utf-8", s), mime.BEncoding.Encode("utf-8", s)
-	if !strings.HasPrefix(q, "=?") {
-		q = forceQ(s)
-	}
-	if len(b) < len(q) && strings.HasPrefix(b, "=?") {
-		q = b
+	switch {
+	case ascii(s):
+		return strings.Fields(forceQ(s))
+	case len(b) < len(q):
+		return strings.Fields(b)
 	}
 	return strings.Fields(q)
 }
