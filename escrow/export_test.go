@@ -37,3 +37,6 @@ func (v *Vault) PlanAnswer(ctx context.Context, sender, recipient, message strin
 func (v *Vault) Reload(ctx context.Context, p *Pickup) (*Pickup, error) {
 	return v.Pickup(ctx, p.ItemID, seal.EncodeSecret(p.secret))
 }
+
+// PickupID returns the id of a pickup.
+func (p *Pickup) PickupID() string { return p.id }

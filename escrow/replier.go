@@ -465,8 +465,8 @@ func (v *Vault) sealedReplyBounced(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		if r.Wrap != nil || r.State != ReplySent {
-			return ErrUnknown
+		if r.State != ReplySent {
+			return nil // told already
 		}
 		mail, err := v.replyFailure(ctx, r, nil)
 		if err != nil {
