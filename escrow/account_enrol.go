@@ -34,8 +34,9 @@ func (v *Vault) mayEnrol(p *Pickup) error {
 
 // BeginEnrol begins the ceremony that makes a passkey for a new account. It checks
 // the mailed code, which is used up: from then on the ceremony stands for it, also
-// in the hands of who goes on with a password. ErrWrong and *LockedError as in
-// Prove; ErrEnrolled where there is an account that a code may not replace;
+// in the hands of who goes on with a password. Its ID in place of the code begins
+// anew, for a page that was left and comes back, and gains no time: ErrCeremony where
+// that is over. ErrWrong and *LockedError as in Prove; ErrEnrolled where there is an account that a code may not replace;
 // ErrNoPasskeys.
 func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client) (Ceremony, error) {
 	if err := v.mayEnrol(p); err != nil {
@@ -51,14 +52,20 @@ func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client
 	if old != nil && !v.accounts.MailboxReset {
 		return Ceremony{}, ErrEnrolled
 	}
-	err = v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
+	var begun ceremony
+	if len(code) > maxCode {
+		earlier, _, err := v.ceremony(ceremonyEnrol, p.folded, code)
+		if err != nil {
+			return Ceremony{}, err
+		}
+		begun.Expires = earlier.Expires
+	} else if err := v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
 		use, ok := v.codeUse(p, code)
 		if !ok {
 			return ErrWrong
 		}
 		return v.store.ChangeAccount(ctx, AccountChange{Address: p.folded, Now: v.now(), Code: use})
-	})
-	if err != nil {
+	}); err != nil {
 		return Ceremony{}, err
 	}
 	handle := make([]byte, handleSize)
@@ -67,9 +74,14 @@ func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client
 	if err != nil {
 		return Ceremony{}, fmt.Errorf("enrol: %w", err)
 	}
-	id, err := v.newCeremony(ceremonyEnrol, p.folded, ceremony{Handle: handle, Session: session})
+	begun.Handle, begun.Session = handle, session
+	id, err := v.newCeremony(ceremonyEnrol, p.folded, begun)
 	return Ceremony{ID: id, Options: options}, err
 }
+
+// maxCode is more than a code has with the spaces that people type, in bytes, and
+// less than the ID of a ceremony.
+const maxCode = 64
 
 // Enrol makes the recipient's account, and verifies the device. It is first come:
 // whoever has the link and reads the mailbox can; the sender is told. The code, or

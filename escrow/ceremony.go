@@ -36,7 +36,9 @@ type ceremony struct {
 }
 
 func (v *Vault) newCeremony(kind, address string, c ceremony) (id string, err error) {
-	c.Expires = v.now().Add(ceremonyLifetime).Unix()
+	if c.Expires == 0 { // else it goes on with one that began earlier
+		c.Expires = v.now().Add(ceremonyLifetime).Unix()
+	}
 	plain, err := json.Marshal(c)
 	if err != nil {
 		return "", fmt.Errorf("begin a ceremony: %w", err)

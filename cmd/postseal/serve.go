@@ -302,7 +302,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		proxies = append(proxies, prefix)
 	}
 	p.portal, err = portal.New(portal.Config{
-		Vault: vault, Inbox: vault, Replies: vault, Senders: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"), Brands: brands,
+		Vault: vault, Accounts: vault, Inbox: vault, Replies: vault, Senders: vault, BaseURL: base, TrustedProxies: proxies, SupportText: cfg.str("portal-support"), Brands: brands,
 		Log: log, Registerer: reg, Now: time.Now,
 	})
 	if err != nil {

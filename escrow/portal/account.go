@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/account"
 	"github.com/postseal/postseal/escrow/words"
 )
 
@@ -18,8 +19,8 @@ type Accounts interface {
 	// code from then on: given in its place, it is begun anew.
 	BeginEnrol(ctx context.Context, p *escrow.Pickup, code string, c escrow.Client) (escrow.Ceremony, error)
 	// Enrol makes the account, with a code or a ceremony: escrow.ErrWrong,
-	// *escrow.LockedError, *escrow.WeakPasswordError before a code is used, or
-	// escrow.ErrCeremony.
+	// *escrow.LockedError, *escrow.WeakPasswordError before a code is used,
+	// escrow.ErrCeremony, or escrow.ErrEnrolled where another was faster.
 	Enrol(ctx context.Context, p *escrow.Pickup, e escrow.Enrolment, c escrow.Client) (escrow.Grant, error)
 	// BeginSignIn begins a sign-in by passkey.
 	BeginSignIn(ctx context.Context, p *escrow.Pickup, c escrow.Client) (escrow.Ceremony, error)
@@ -38,6 +39,7 @@ type Accounts interface {
 	AddPasskey(ctx context.Context, d *escrow.Device, ceremony, response, name string) error
 	RemovePasskey(ctx context.Context, d *escrow.Device, id string) error
 	NewTOTP(ctx context.Context, d *escrow.Device) (escrow.TOTPSetup, error)
+	ResumeTOTP(ctx context.Context, d *escrow.Device, ceremony string) (escrow.TOTPSetup, error)
 	ConfirmTOTP(ctx context.Context, d *escrow.Device, ceremony, code string, c escrow.Client) error
 	RemoveTOTP(ctx context.Context, d *escrow.Device, code string, c escrow.Client) error
 	SignOutDevice(ctx context.Context, d *escrow.Device, id string) error
@@ -214,6 +216,8 @@ func (p *portal) enrol(w http.ResponseWriter, r *http.Request, v *visit) error {
 		return p.writeLanding(w, r, v, http.StatusTooManyRequests, view)
 	case errors.As(err, &weak):
 		return again("password", weakWords(words, weak))
+	case errors.Is(err, escrow.ErrEnrolled):
+		return p.taken(w, r, v)
 	case errors.Is(err, escrow.ErrCeremony) || errors.Is(err, escrow.ErrWrong) && e.Ceremony != "":
 		view.Proven = ""
 		p.setCookie(w, v, "proven", "", time.Time{})
@@ -226,14 +230,23 @@ func (p *portal) enrol(w http.ResponseWriter, r *http.Request, v *visit) error {
 	return p.enter(w, v, grant)
 }
 
-// minPassword is the length that the page asks for, in characters.
-const minPassword = 10
+// taken answers who was not the first to enrol: another tab, or somebody else.
+func (p *portal) taken(w http.ResponseWriter, r *http.Request, v *visit) error {
+	fresh, err := p.vault.Pickup(r.Context(), v.ItemID, r.PathValue("secret"))
+	if err != nil {
+		return err
+	}
+	v.Pickup = fresh
+	view := p.signInView(r, v)
+	view.Problem = wordsOf(r).T("signin.taken")
+	return p.pages.write(w, r, http.StatusConflict, "signin", view)
+}
 
 // weakWords says why a password is not taken, and what would be.
 func weakWords(w *words.Words, weak *escrow.WeakPasswordError) string {
 	switch weak.Reason {
 	case "short":
-		return w.T("account.weak-short", minPassword)
+		return w.T("account.weak-short", account.MinPassword)
 	case "long":
 		return w.T("account.weak-long")
 	case "personal":
@@ -269,6 +282,9 @@ func (p *portal) beginEnrol(w http.ResponseWriter, r *http.Request, v *visit) er
 		p.setCookie(w, v, "proven", "", time.Time{})
 		return answerJSON(w, r, http.StatusUnprocessableEntity, passkeyAnswer{Field: "answer", Problem: words.T("landing.ceremony-over")})
 	}
+	if errors.Is(err, escrow.ErrEnrolled) {
+		return answerJSON(w, r, http.StatusOK, passkeyAnswer{Go: v.self})
+	}
 	if err == nil {
 		p.setCookie(w, v, "proven", ceremony.ID, p.now().Add(provenLifetime))
 	}
@@ -293,6 +309,8 @@ func (p *portal) answerCeremony(w http.ResponseWriter, r *http.Request, c escrow
 		return answerJSON(w, r, http.StatusTooManyRequests, passkeyAnswer{Problem: p.lockedWords(r, locked)})
 	case errors.Is(err, escrow.ErrWrong):
 		return answerJSON(w, r, http.StatusUnprocessableEntity, passkeyAnswer{Field: "answer", Problem: wordsOf(r).T(wrong)})
+	case errors.Is(err, escrow.ErrNoPasskeys): // the page is from before something changed
+		return answerJSON(w, r, http.StatusUnprocessableEntity, passkeyAnswer{Problem: wordsOf(r).T("account.passkey-none")})
 	case err != nil:
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
-	"regexp"
 
 	"github.com/postseal/postseal/escrow"
 )
@@ -52,6 +51,7 @@ type accountView struct {
 	Problem   string
 	At        string // of which passkey, its ID
 	Browser   string // what this one is called
+	CanAdd    bool   // a passkey: browsers make them for this portal
 	Setup     *totpView
 }
 
@@ -60,7 +60,7 @@ type totpView struct {
 	Ceremony string
 	Secret   string
 	URL      template.URL // otpauth: for a program on the same device
-	QR       template.URL // data:, "" where it was shown before
+	QR       template.URL // data:
 }
 
 // done are the words that may stand in the query of the page.
@@ -74,7 +74,11 @@ func (p *portal) accountView(r *http.Request, v *accountVisit) (accountView, err
 	if err != nil {
 		return accountView{}, err
 	}
-	return accountView{Account: a, Self: v.self, Inbox: v.inbox, Recipient: masked(a.Address), Browser: deviceName(r)}, nil
+	owner, err := p.accounts.Owner(r.Context(), v.device.Tag)
+	if err != nil {
+		return accountView{}, err
+	}
+	return accountView{CanAdd: owner.Account.CanPasskey, Account: a, Self: v.self, Inbox: v.inbox, Recipient: masked(a.Address), Browser: deviceName(r)}, nil
 }
 
 func (p *portal) account(w http.ResponseWriter, r *http.Request, v *accountVisit) error {
@@ -149,6 +153,8 @@ func (p *portal) addPasskey(w http.ResponseWriter, r *http.Request, v *accountVi
 	switch {
 	case errors.Is(err, escrow.ErrCeremony) || errors.Is(err, escrow.ErrWrong):
 		return p.accountProblem(w, r, v, "passkey", wordsOf(r).T("account.ceremony-over"))
+	case errors.Is(err, escrow.ErrNoPasskeys):
+		return p.accountProblem(w, r, v, "passkey", wordsOf(r).T("account.passkey-none"))
 	case err != nil:
 		return err
 	}
@@ -172,6 +178,9 @@ func (p *portal) removePasskey(w http.ResponseWriter, r *http.Request, v *accoun
 // page that is loaded again brings another.
 func (p *portal) newTOTP(w http.ResponseWriter, r *http.Request, v *accountVisit) error {
 	setup, err := p.accounts.NewTOTP(r.Context(), v.device)
+	if errors.Is(err, escrow.ErrLastMeans) {
+		return see(w, v.self) // there is no password any more, for it to go with
+	}
 	if err != nil {
 		return err
 	}
@@ -179,26 +188,29 @@ func (p *portal) newTOTP(w http.ResponseWriter, r *http.Request, v *accountVisit
 	if err != nil {
 		return err
 	}
-	view.Setup = &totpView{
-		Ceremony: setup.Ceremony, Secret: setup.Secret, URL: template.URL(setup.URL),
-		QR: template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(setup.QR)),
-	}
+	view.Setup = totpViewOf(setup)
 	return p.pages.write(w, r, http.StatusOK, "account", view)
 }
 
-var isSecret = regexp.MustCompile(`^[A-Z2-7]{16,128}$`)
+func totpViewOf(s escrow.TOTPSetup) *totpView {
+	return &totpView{
+		Ceremony: s.Ceremony, Secret: s.Secret, URL: template.URL(s.URL),
+		QR: template.URL("data:image/png;base64," + base64.StdEncoding.EncodeToString(s.QR)),
+	}
+}
 
 func (p *portal) confirmTOTP(w http.ResponseWriter, r *http.Request, v *accountVisit) error {
 	words := wordsOf(r)
 	ceremony := r.PostForm.Get("ceremony")
 	again := func(problem string) error {
-		// The program has the secret by now, as a rule: the picture is not shown again.
-		return p.accountProblem(w, r, v, "totp", problem, func(a *accountView) {
-			a.Setup = &totpView{Ceremony: ceremony}
-			if s := r.PostForm.Get("secret"); isSecret.MatchString(s) {
-				a.Setup.Secret = s
-			}
-		})
+		setup, err := p.accounts.ResumeTOTP(r.Context(), v.device, ceremony)
+		if errors.Is(err, escrow.ErrCeremony) {
+			return p.accountProblem(w, r, v, "totp", words.T("account.totp-over"))
+		}
+		if err != nil {
+			return err
+		}
+		return p.accountProblem(w, r, v, "totp", problem, func(a *accountView) { a.Setup = totpViewOf(setup) })
 	}
 	typed := code(r.PostForm.Get("totp"))
 	if typed == "" {
@@ -214,6 +226,8 @@ func (p *portal) confirmTOTP(w http.ResponseWriter, r *http.Request, v *accountV
 		return again(words.T("account.wrong-totp"))
 	case errors.Is(err, escrow.ErrCeremony):
 		return p.accountProblem(w, r, v, "totp", words.T("account.totp-over"))
+	case errors.Is(err, escrow.ErrLastMeans):
+		return see(w, v.self)
 	case err != nil:
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/account"
 )
 
 const (
@@ -47,7 +48,7 @@ func (f *fakeAccounts) begin() escrow.Ceremony {
 
 func (f *fakeAccounts) weak(password string) error {
 	switch {
-	case len(password) < minPassword:
+	case len(password) < account.MinPassword:
 		return &escrow.WeakPasswordError{Reason: "short"}
 	case len(password) > 128:
 		return &escrow.WeakPasswordError{Reason: "long"}
@@ -199,9 +200,21 @@ func (f *fakeVault) RemovePasskey(ctx context.Context, d *escrow.Device, id stri
 	return escrow.ErrUnknown
 }
 
+func (f *fakeVault) setup(ceremony string) escrow.TOTPSetup {
+	return escrow.TOTPSetup{Ceremony: ceremony, Secret: "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", URL: "otpauth://totp/Postseal:jane?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", QR: []byte("\x89PNG")}
+}
+
 func (f *fakeVault) NewTOTP(ctx context.Context, d *escrow.Device) (escrow.TOTPSetup, error) {
 	defer f.called("NewTOTP")()
-	return escrow.TOTPSetup{Ceremony: f.begin().ID, Secret: "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", URL: "otpauth://totp/Postseal:jane?secret=GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ", QR: []byte("\x89PNG")}, nil
+	return f.setup(f.begin().ID), nil
+}
+
+func (f *fakeVault) ResumeTOTP(ctx context.Context, d *escrow.Device, ceremony string) (escrow.TOTPSetup, error) {
+	defer f.called("ResumeTOTP")()
+	if !f.ceremonies[ceremony] {
+		return escrow.TOTPSetup{}, escrow.ErrCeremony
+	}
+	return f.setup(ceremony), nil
 }
 
 func (f *fakeVault) ConfirmTOTP(ctx context.Context, d *escrow.Device, ceremony, code string, c escrow.Client) error {

@@ -15,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/postseal/postseal/escrow/account"
 	"github.com/postseal/postseal/escrow/brand"
 	"github.com/postseal/postseal/escrow/words"
 )
@@ -155,7 +156,7 @@ func functions(w *words.Words, now func() time.Time) template.FuncMap {
 	f["item"] = func(s string) template.HTML {
 		return `<bdi class="item">` + template.HTML(template.HTMLEscapeString(s)) + "</bdi>"
 	}
-	f["minPassword"] = func() int { return minPassword }
+	f["minPassword"] = func() int { return account.MinPassword }
 	return f
 }
 
