@@ -281,12 +281,6 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 		case "account-totp":
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/totp"] button`)))
 		}
-	default:
-		if !strings.HasPrefix(steps, "reply-") {
-			return
-		}
-		open(t, ctx, s, path+"#message")
-		replyStates[strings.TrimPrefix(steps, "reply-")](t, ctx, s)
 	case "message", "html":
 		send()
 		enter(testCode)
@@ -294,6 +288,12 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`a[href$="as=html"]`)))
 			time.Sleep(300 * time.Millisecond) // the frame, for the picture
 		}
+	default:
+		if !strings.HasPrefix(steps, "reply-") {
+			return
+		}
+		open(t, ctx, s, path+"#message")
+		replyStates[strings.TrimPrefix(steps, "reply-")](t, ctx, s)
 	}
 }
 

@@ -258,7 +258,7 @@ func over(err error) bool {
 	return errors.Is(err, escrow.ErrExpired) || errors.Is(err, escrow.ErrRetracted)
 }
 
-// writing is under way for one form.
+// writer is at work on one form.
 type writer struct {
 	p    *portal
 	v    *visit
@@ -354,7 +354,7 @@ func (wr *writer) save(ctx context.Context) error {
 	// The browser need not wait for it: what has come is kept.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
 	defer cancel()
-	leave, err := wr.p.drafting.enter(ctx, wr.v.key())
+	leave, err := wr.p.drafting.enter(ctx, draftKey(wr.v))
 	if err != nil {
 		return err
 	}
@@ -473,11 +473,14 @@ func (wr *writer) refuse(name, why string) {
 	wr.view.Refused = append(wr.view.Refused, refused{name, why})
 }
 
+// draftKey tells one draft from others, by whichever way it is come to.
+func draftKey(v *visit) string { return v.ItemID + "/" + v.Recipient }
+
 // act does what the button says, and returns where to go then; "" is the page
 // again.
 func (wr *writer) act(ctx context.Context) (to string, err error) {
 	p, v, f := wr.p, wr.v, wr.f
-	leave, err := p.drafting.enter(ctx, v.key())
+	leave, err := p.drafting.enter(ctx, draftKey(v))
 	if err != nil {
 		return "", err
 	}

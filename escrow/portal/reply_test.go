@@ -315,6 +315,31 @@ func TestRepliesOnTheMessage(t *testing.T) {
 	wants(t, s.get("/message"), 200, "!/reply\"", "all &lt;of&gt; it")
 }
 
+// By the inbox it is the same, and leads back there.
+func TestReplyInTheInbox(t *testing.T) {
+	f, replies := newFakeInbox("Befund"), newFakeReplies()
+	s := newTestSite(t, f.fakeVault, func(c *Config) { c.Vault, c.Inbox, c.Replies = f, f, replies })
+	base := s.link[:strings.Index(s.link, "/m/")]
+	s.link = base + "/inbox/" + testTag
+	s.signIn("device")
+	s.link += "/m/" + f.items[0].ItemID
+	wants(t, s.get("/message"), 200, "/m/"+f.items[0].ItemID+`/reply">Reply`)
+	page := s.get("/reply").body
+	leads(t, s, s.write("hello", "save"), "/reply?saved")
+	leads(t, s, s.write("hello again", "send"), "/reply/sent")
+	wants(t, s.get("/reply/sent"), 200, "on its way", "/m/"+f.items[0].ItemID+`/message"`)
+	f.mu.Lock()
+	f.tokens["device"] = false
+	f.mu.Unlock()
+	wants(t, s.fill(page, "a third", "send"), 403, "a third</textarea>", "not signed in here any more", `href="/inbox/`+testTag)
+	f.tokens["device"] = true
+	f.gone[f.items[0].ItemID] = escrow.ErrRetracted
+	wants(t, s.fill(page, "a fourth", "send"), 410, "a fourth</textarea>", "taken the message back", testSender)
+	f.items[0].Openable = false
+	delete(f.gone, f.items[0].ItemID)
+	wants(t, s.fill(page, "a fifth", "send"), 403, "a fifth</textarea>")
+}
+
 func TestReplyAll(t *testing.T) {
 	s, replies := newReplySite(t)
 	replies.all = []string{"Praxis <office@clinic.example>", "Lab <lab@clinic.example>"}
