@@ -310,9 +310,12 @@ func TestBrowserPasskey(t *testing.T) {
 	me.touch(`form[action$="/passkey/add"] [data-use]`)
 	waitFor(t, ctx, "The passkey is added")
 	me.press(`form[action$="/signout/all"] button`)
-	sees(t, ctx, "You are signed out", "Use your passkey")
-	me.touch(passkeyUse)
+	// Where there is a password too, its field offers passkeys (conditional mediation);
+	// Chromium takes that of a virtual authenticator at once.
 	waitFor(t, ctx, "result 2")
+	if n := len(eval[string](t, ctx, "document.querySelector('[data-options]') ? 'signin' : ''")); n != 0 {
+		t.Error("still at the sign-in page")
+	}
 }
 
 // Who cancels the passkey goes on with a password; the code is not asked for again,
