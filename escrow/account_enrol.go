@@ -34,10 +34,10 @@ func (v *Vault) mayEnrol(p *Pickup) error {
 
 // BeginEnrol begins the ceremony that makes a passkey for a new account. It checks
 // the mailed code, which is used up: from then on the ceremony stands for it, also
-// in the hands of who goes on with a password. Its ID in place of the code begins
-// anew, for a page that was left and comes back, and gains no time: ErrCeremony where
-// that is over. ErrWrong and *LockedError as in Prove; ErrEnrolled where there is an account that a code may not replace;
-// ErrNoPasskeys.
+// in the hands of who goes on with a password. In the place of a code it is begun
+// anew; that makes it no longer, and of all of them one can be used. ErrWrong and
+// *LockedError as in Prove; ErrCeremony where that ceremony is over; ErrEnrolled where
+// there is an account that a code may not replace; ErrNoPasskeys.
 func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client) (Ceremony, error) {
 	if err := v.mayEnrol(p); err != nil {
 		return Ceremony{}, err
@@ -54,19 +54,22 @@ func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client
 	}
 	var begun ceremony
 	if len(code) > maxCode {
-		earlier, _, err := v.ceremony(ceremonyEnrol, p.folded, code)
+		old, _, err := v.ceremony(ceremonyEnrol, p.folded, code)
 		if err != nil {
 			return Ceremony{}, err
 		}
-		begun.Expires = earlier.Expires
-	} else if err := v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
-		use, ok := v.codeUse(p, code)
-		if !ok {
-			return ErrWrong
+		begun = *old
+	} else {
+		err = v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
+			use, ok := v.codeUse(p, code)
+			if !ok {
+				return ErrWrong
+			}
+			return v.store.ChangeAccount(ctx, AccountChange{Address: p.folded, Now: v.now(), Code: use})
+		})
+		if err != nil {
+			return Ceremony{}, err
 		}
-		return v.store.ChangeAccount(ctx, AccountChange{Address: p.folded, Now: v.now(), Code: use})
-	}); err != nil {
-		return Ceremony{}, err
 	}
 	handle := make([]byte, handleSize)
 	rand.Read(handle)
@@ -79,8 +82,7 @@ func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client
 	return Ceremony{ID: id, Options: options}, err
 }
 
-// maxCode is more than a code has with the spaces that people type, in bytes, and
-// less than the ID of a ceremony.
+// maxCode is more than a code has, and less than a ceremony, in bytes.
 const maxCode = 64
 
 // Enrol makes the recipient's account, and verifies the device. It is first come:

@@ -283,8 +283,22 @@ func TestACeremonyThatBeganServesAPasswordToo(t *testing.T) {
 	}
 	c, err = b.BeginEnrol(t.Context(), p, b.code(p), stranger)
 	b.must(err)
+	if len(c.ID) > 2500 {
+		t.Errorf("a ceremony of %d bytes fits no cookie", len(c.ID))
+	}
+	b.pass(6 * time.Minute)
+	anew, err := b.BeginEnrol(t.Context(), p, c.ID, stranger)
+	b.must(err, "begun anew:")
 	_, err = b.Enrol(t.Context(), p, escrow.Enrolment{Ceremony: c.ID, Password: goodPassword}, stranger)
 	b.must(err)
+	b.must2(b.ResetAccount(t.Context(), recipient, escrow.ResetSender))
+	if _, err = b.Enrol(t.Context(), p, escrow.Enrolment{Ceremony: anew.ID, Password: goodPassword}, stranger); !errors.Is(err, escrow.ErrCeremony) {
+		t.Errorf("one that was used under another form: %v", err)
+	}
+	b.pass(4 * time.Minute)
+	if _, err := b.BeginEnrol(t.Context(), p, anew.ID, stranger); !errors.Is(err, escrow.ErrCeremony) {
+		t.Errorf("begun anew after its time: %v", err)
+	}
 }
 
 func TestSignInByPasskey(t *testing.T) {

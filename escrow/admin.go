@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/escrow/notify"
@@ -310,13 +312,18 @@ func (v *Vault) SetRecipient(ctx context.Context, address, verify string, passph
 	return nil
 }
 
-// Recipient returns what is set for an address; ErrUnknown if nothing is.
+// Recipient returns what is known of an address: what is set, the account.
+// ErrUnknown if there is neither.
 func (v *Vault) Recipient(ctx context.Context, address string) (RecipientSetting, error) {
 	folded, err := fold(address)
 	if err != nil {
 		return RecipientSetting{}, fmt.Errorf("address %q: %w", address, err)
 	}
-	list, err := v.recipients(ctx, []string{folded})
+	set, err := v.store.Recipients(ctx, []string{folded})
+	if err != nil {
+		return RecipientSetting{}, fmt.Errorf("recipients: %w", err)
+	}
+	list, err := v.recipients(ctx, set, []StoredAccount{{Address: folded}})
 	if err != nil {
 		return RecipientSetting{}, err
 	}
@@ -326,24 +333,52 @@ func (v *Vault) Recipient(ctx context.Context, address string) (RecipientSetting
 	return list[0], nil
 }
 
-// Recipients returns all settings, sorted by address.
+// Recipients returns all of whom something is known, sorted by address.
 func (v *Vault) Recipients(ctx context.Context) ([]RecipientSetting, error) {
-	return v.recipients(ctx, nil)
-}
-
-func (v *Vault) recipients(ctx context.Context, addresses []string) ([]RecipientSetting, error) {
-	stored, err := v.store.Recipients(ctx, addresses)
+	set, err := v.store.Recipients(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("recipients: %w", err)
 	}
-	list := make([]RecipientSetting, len(stored))
-	for i, s := range stored {
-		list[i] = RecipientSetting{Address: s.Address, Verify: s.Verify, HasPassphrase: s.Hashed != nil, Changed: s.Changed}
+	accounts, err := v.store.Accounts(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("recipients: %w", err)
 	}
+	return v.recipients(ctx, set, accounts)
+}
+
+func (v *Vault) recipients(ctx context.Context, set []StoredRecipient, accounts []StoredAccount) ([]RecipientSetting, error) {
+	list := make([]RecipientSetting, 0, len(set))
+	at := make(map[string]int)
+	for _, s := range set {
+		at[s.Address] = len(list)
+		list = append(list, RecipientSetting{Address: s.Address, Verify: s.Verify, HasPassphrase: s.Hashed != nil, Changed: s.Changed})
+	}
+	for _, s := range accounts {
+		a, err := v.accountOf(ctx, s.Address)
+		if err != nil {
+			return nil, fmt.Errorf("recipients: %w", err)
+		}
+		if a == nil {
+			continue // gone meanwhile
+		}
+		devices, err := v.store.Devices(ctx, a.Address, v.now())
+		if err != nil {
+			return nil, fmt.Errorf("recipients: %w", err)
+		}
+		i, ok := at[a.Address]
+		if !ok {
+			i = len(list)
+			list = append(list, RecipientSetting{Address: a.Address, Changed: a.Changed})
+		}
+		list[i].Account = &RecipientAccount{
+			Password: a.Password != nil, Passkeys: len(a.Passkeys), TOTP: a.TOTP != nil, Devices: len(devices), Created: a.Created,
+		}
+	}
+	slices.SortFunc(list, func(a, b RecipientSetting) int { return strings.Compare(a.Address, b.Address) })
 	return list, nil
 }
 
-// ResetRecipient deletes what is set for an address. Messages that are sealed
+// ResetRecipient deletes what is set for an address, not its account. Messages that are sealed
 // already keep the passphrase that they were sealed with.
 func (v *Vault) ResetRecipient(ctx context.Context, address string) (deleted bool, err error) {
 	folded, err := fold(address)

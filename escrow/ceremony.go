@@ -1,6 +1,7 @@
 package escrow
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -22,6 +23,9 @@ const (
 // nowhere any more, but a security key may.
 const ceremonyLifetime = account.CeremonyLifetime
 
+// ceremonyID is the length of what a ceremony is known by, in bytes.
+const ceremonyID = 16
+
 // maxCeremony is more than any token of one has, in bytes.
 const maxCeremony = 16 << 10
 
@@ -29,14 +33,17 @@ const maxCeremony = 16 << 10
 // server's keys for its kind and address; so beginning one writes nothing, and may
 // be done by a GET. The store remembers those that were used.
 type ceremony struct {
-	Expires int64           `json:"e"` // Unix seconds
+	ID      []byte          `json:"i"` // random; that of the one it renews
+	Expires int64           `json:"e"` // Unix seconds; that of the one it renews
 	Handle  []byte          `json:"h,omitempty"`
 	Session json.RawMessage `json:"s,omitempty"` // WebAuthn's
 	Secret  string          `json:"t,omitempty"` // of TOTP
 }
 
 func (v *Vault) newCeremony(kind, address string, c ceremony) (id string, err error) {
-	if c.Expires == 0 { // else it goes on with one that began earlier
+	if c.ID == nil {
+		c.ID = make([]byte, ceremonyID)
+		rand.Read(c.ID)
 		c.Expires = v.now().Add(ceremonyLifetime).Unix()
 	}
 	plain, err := json.Marshal(c)
@@ -72,6 +79,6 @@ func (v *Vault) ceremony(kind, address, id string) (*ceremony, *CeremonyUse, err
 	if !v.now().Before(expires) {
 		return nil, nil, ErrCeremony
 	}
-	hash := sha256.Sum256(box)
+	hash := sha256.Sum256(c.ID)
 	return &c, &CeremonyUse{ID: hash[:], Expires: expires}, nil
 }

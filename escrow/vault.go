@@ -236,12 +236,23 @@ const (
 	NoticeBounced = "bounced" // it came back
 )
 
-// RecipientSetting is what was set beforehand for a recipient.
+// RecipientSetting is what was set beforehand for a recipient, and the account that
+// the recipient has made.
 type RecipientSetting struct {
-	Address       string    `json:"address"`
-	Verify        string    `json:"verify"`
-	HasPassphrase bool      `json:"has_passphrase"`
-	Changed       time.Time `json:"changed"`
+	Address       string            `json:"address"`
+	Verify        string            `json:"verify"` // "" where nothing was set
+	HasPassphrase bool              `json:"has_passphrase"`
+	Account       *RecipientAccount `json:"account,omitempty"`
+	Changed       time.Time         `json:"changed"`
+}
+
+// RecipientAccount is what an administrator sees of an account.
+type RecipientAccount struct {
+	Password bool      `json:"password"`
+	Passkeys int       `json:"passkeys"`
+	TOTP     bool      `json:"totp"`
+	Devices  int       `json:"devices"` // that are signed in, or verified by code
+	Created  time.Time `json:"created"`
 }
 
 // fold returns the form in which addresses are compared and kept as keys.

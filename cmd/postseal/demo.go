@@ -73,6 +73,7 @@ func demoInside(out io.Writer, portal string, keep bool) error {
 	bed, err := lab.StartBed(dir, lab.Options{
 		Binary: "/proc/self/exe", // whatever it is called in here
 		Hosts:  map[string]lab.Kind{"bank.example": lab.NoTLS},
+		Verify: "account",
 		Env:    []string{"POSTSEAL_PORTAL_URL=" + portal, "POSTSEAL_PORTAL_LISTEN=" + strings.TrimPrefix(portal, "http://")},
 		Rules: []string{
 			"sender add @own.example --require encryption",
@@ -148,7 +149,7 @@ func demoInside(out io.Writer, portal string, keep bool) error {
 	say("\nThe notice as it arrived for pat@plain.example:\n")
 	notices, _ := bed.Notices("pat@plain.example")
 	say("%s", indent(strings.ReplaceAll(string(notices[0].Data), "\r\n", "\n")))
-	say("Pat opens the link, asks for a code, reads it in the mail, and gets the message …")
+	say("Pat opens the link, asks for a code, reads it in the mail, chooses a password, and gets the message …")
 	got, err := bed.Pickup("pat@plain.example", link, "")
 	if err != nil {
 		return err

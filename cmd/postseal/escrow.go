@@ -89,6 +89,9 @@ func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog
 		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
 		PortalURL: cfg.str("portal-url"), NoticeFrom: from, Language: cfg.str("language"),
 		OwnDomain: ownDomains(cfg).Own, SenderMail: senderMail(cfg), ExpiringBefore: cfg.duration("expiring-before"),
+		Accounts: escrow.AccountOptions{
+			Verify: cfg.str("verify"), DeviceLifetime: cfg.duration("device-lifetime"), MailboxReset: cfg.str("account-reset") == "mailbox",
+		},
 		Log: log, Registerer: reg, Crash: crash,
 	}
 	if more != nil {

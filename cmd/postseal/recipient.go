@@ -3,10 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -19,11 +21,11 @@ import (
 func recipientCommand() *cli.Command {
 	store := settingFlags(storeSettings...)
 	return noun("recipient", "how recipients prove who they are",
-		verb("list", "", "list what is set", with([]cli.Flag{jsonFlag()}, store), listRecipients),
-		verb("show", "ADDRESS", "show what is set for one", with([]cli.Flag{jsonFlag()}, store), showRecipient),
+		verb("list", "", "list what is set, and who has an account", with([]cli.Flag{jsonFlag()}, store), listRecipients),
+		verb("show", "ADDRESS", "show what is set for one, and the account", with([]cli.Flag{jsonFlag()}, store), showRecipient),
 		verb("set", "ADDRESS", "set the verification; a passphrase is read from the terminal, or a line of standard input",
-			with([]cli.Flag{&cli.StringFlag{Name: "verify", Usage: "code or passphrase"}}, store), setRecipient),
-		verb("reset", "ADDRESS", "forget what is set", store, resetRecipient),
+			with([]cli.Flag{&cli.StringFlag{Name: "verify", Usage: "code, account or passphrase"}}, store), setRecipient),
+		verb("reset", "ADDRESS", "forget what is set; delete the account, its passkeys, and sign all browsers out", store, resetRecipient),
 	)
 }
 
@@ -51,15 +53,38 @@ func printRecipients(c *cli.Context, all []escrow.RecipientSetting) error {
 		return printJSON(c, all)
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "ADDRESS\tVERIFY\tPASSPHRASE\tCHANGED")
+	fmt.Fprintln(w, "ADDRESS\tVERIFY\tPASSPHRASE\tACCOUNT\tCHANGED")
 	for _, r := range all {
 		set := "-"
 		if r.HasPassphrase {
 			set = "set"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Address, r.Verify, set, r.Changed.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Address, cmp.Or(r.Verify, "-"), set, describeAccount(r.Account), r.Changed.UTC().Format(time.RFC3339))
 	}
 	return w.Flush()
+}
+
+func describeAccount(a *escrow.RecipientAccount) string {
+	if a == nil {
+		return "-"
+	}
+	count := func(n int, what string) string {
+		if n == 1 {
+			return "1 " + what
+		}
+		return fmt.Sprintf("%d %ss", n, what)
+	}
+	var has []string
+	if a.Password {
+		has = append(has, "password")
+	}
+	if a.TOTP {
+		has = append(has, "totp")
+	}
+	if a.Passkeys > 0 {
+		has = append(has, count(a.Passkeys, "passkey"))
+	}
+	return strings.Join(append(has, count(a.Devices, "device")), ", ")
 }
 
 func showRecipient(c *cli.Context) error {
@@ -87,14 +112,14 @@ func setRecipient(c *cli.Context) error {
 	}
 	var passphrase []byte
 	switch v := c.String("verify"); v {
-	case escrow.VerifyCode:
+	case escrow.VerifyCode, escrow.VerifyAccount:
 	case escrow.VerifyPassphrase:
 		var err error
 		if passphrase, err = readPassphrase(c.App.Reader, c.App.ErrWriter); err != nil {
 			return err
 		}
 	default:
-		return errors.New("name the verification: --verify code or --verify passphrase")
+		return errors.New("name the verification: --verify code, --verify account or --verify passphrase")
 	}
 	_, db, vault, err := openVault(c)
 	if err != nil {
@@ -148,9 +173,23 @@ func resetRecipient(c *cli.Context) error {
 		return err
 	}
 	defer db.Close()
-	found, err := vault.ResetRecipient(c.Context, c.Args().First())
-	if err == nil && !found {
-		err = fmt.Errorf("nothing is set for %s", c.Args().First())
+	address := c.Args().First()
+	set, err := vault.ResetRecipient(c.Context, address)
+	if err != nil {
+		return err
 	}
-	return err
+	account, err := vault.ResetAccount(c.Context, address, escrow.ResetAdministrator)
+	if err != nil {
+		return err
+	}
+	if !set && !account {
+		return fmt.Errorf("nothing is set for %s, and there is no account", address)
+	}
+	if set {
+		fmt.Fprintln(c.App.Writer, "What was set is forgotten; messages sealed already keep their passphrase.")
+	}
+	if account {
+		fmt.Fprintln(c.App.Writer, "The account is deleted and all its browsers are signed out; the next pickup makes it anew.")
+	}
+	return nil
 }

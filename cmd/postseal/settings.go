@@ -70,6 +70,9 @@ func settings() []setting {
 		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true, check: checkSubject},
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
 		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
+		{name: "verify", usage: "how recipients prove who they are where neither rule nor recipient says: code or account", value: "account", check: checkOneOf("code", "account")},
+		{name: "device-lifetime", usage: "how long a browser stays signed in to a recipient's account", value: "30d", check: checkLifetime},
+		{name: "account-reset", usage: "who can reset a recipient's account beside the administrator: the sender, or the mailbox too, by a code alone", value: "sender", check: checkOneOf("sender", "mailbox")},
 		{name: "sender-mail", usage: "what senders of sealed messages get a mail of: sealed, enrolled, read, reply, expiring, expired, failure; or none", value: "enrolled expiring expired failure", many: true, check: checkOneOf(append(escrow.SenderMails(), "none")...)},
 		{name: "expiring-before", usage: "how long before the end the sender of an unread message is reminded", value: "3d", check: checkLifetime},
 		{name: "max-message-size", usage: "largest message taken, in bytes or with K, M, G", value: "100M", check: checkSize},
@@ -168,7 +171,7 @@ func loadSettings(c *cli.Context, getenv func(string) (string, bool)) (*config, 
 				}
 			}
 		}
-		if defines(c, s.name) && c.IsSet(s.name) {
+		if defines(c, s) && c.IsSet(s.name) {
 			r.Source = "flag --" + s.name
 			if s.many {
 				r.Values = c.StringSlice(s.name)
@@ -192,10 +195,12 @@ func loadSettings(c *cli.Context, getenv func(string) (string, bool)) (*config, 
 	return cfg, nil
 }
 
-func defines(c *cli.Context, name string) bool {
+// defines reports whether the command has the setting as a flag. A flag of its own
+// may have the same name: --verify of a rule is not the setting verify.
+func defines(c *cli.Context, s setting) bool {
 	for _, f := range c.Command.Flags {
-		if slices.Contains(f.Names(), name) {
-			return true
+		if d, ok := f.(cli.DocGenerationFlag); ok && slices.Contains(f.Names(), s.name) {
+			return strings.Contains(d.GetUsage(), "[$"+s.env()+"]")
 		}
 	}
 	return false

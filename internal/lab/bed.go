@@ -26,6 +26,7 @@ type Options struct {
 	Hosts   map[string]Kind // destinations beside [UsualHosts]
 	Serve   []string        // more arguments of serve
 	Env     []string        // more settings for every command, POSTSEAL_NAME=VALUE
+	Verify  string          // setting verify; "": code
 	// Rules are commands, such as "domain add x.example --require tls", that are
 	// run before serve starts.
 	Rules []string
@@ -96,6 +97,7 @@ func StartBed(dir string, o Options) (b *Bed, err error) {
 			"POSTSEAL_TLS_ROOTS=" + b.CA.File,
 			"POSTSEAL_NOTICE_FROM=" + NoticeFrom,
 			"POSTSEAL_GRACE=3s",
+			"POSTSEAL_VERIFY=" + o.verify(),
 		}, o.Env...),
 	}
 	if _, err := b.Postseal.CLI("key", "new"); err != nil {
@@ -298,4 +300,11 @@ func (b *Bed) WaitNotice(recipient string, timeout time.Duration) (link string, 
 		return "", fmt.Errorf("no notice arrived for %s within %s", recipient, timeout)
 	}
 	return link, nil
+}
+
+func (o *Options) verify() string {
+	if o.Verify == "" {
+		return "code"
+	}
+	return o.Verify
 }

@@ -174,9 +174,13 @@ func text(n *html.Node) string {
 	return out.String()
 }
 
+// Password is what recipients of the bed choose where they make an account.
+const Password = "seven grey herons"
+
 // Pickup opens a link and does what the pages ask for, until it has the original
 // message, which it returns byte for byte. code is called after a code was asked for;
-// passphrase answers where one is asked for.
+// passphrase answers where one is asked for, or a password, which is [Password] where
+// it is empty.
 func (b *Browser) Pickup(link string, code func() (string, error), passphrase string) ([]byte, error) {
 	if err := b.Get(link); err != nil {
 		return nil, err
@@ -212,8 +216,12 @@ func (b *Browser) step(asked *bool, code func() (string, error), passphrase stri
 			return b.Submit(f)
 		}
 	}
+	if passphrase == "" {
+		passphrase = Password
+	}
 	for _, f := range forms {
-		for _, field := range f.Empty {
+		filled := false
+		for _, field := range f.Empty { // of an enrolment both: the code and the new password
 			switch {
 			case field.Autocomplete == "one-time-code":
 				c, err := code()
@@ -221,11 +229,14 @@ func (b *Browser) step(asked *bool, code func() (string, error), passphrase stri
 					return err
 				}
 				f.Fields.Set(field.Name, c)
-				return b.Submit(f)
+				filled = true
 			case field.Type == "password":
 				f.Fields.Set(field.Name, passphrase)
-				return b.Submit(f)
+				filled = true
 			}
+		}
+		if filled {
+			return b.Submit(f)
 		}
 	}
 	return fmt.Errorf("no form to go on with on this page:\n%s", b.Page)
