@@ -17,8 +17,8 @@ type readiness struct {
 }
 
 // adminHandler serves /healthz (the program runs), /readyz (it can do its job)
-// and /metrics.
-func adminHandler(reg *prometheus.Registry, checks []readiness) http.Handler {
+// and /metrics, and the API.
+func adminHandler(reg *prometheus.Registry, api http.Handler, checks []readiness) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -37,6 +37,7 @@ func adminHandler(reg *prometheus.Registry, checks []readiness) http.Handler {
 		w.WriteHeader(status)
 		fmt.Fprint(w, text)
 	})
+	mux.Handle("/api/", api)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	return mux
 }

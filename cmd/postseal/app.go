@@ -37,6 +37,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			explainCommand(),
 			mapCommand(),
 			escrowCommand(),
+			apiKeyCommand(),
 			postfixCommand(),
 			keyCommand(),
 			dbCommand(),

@@ -20,6 +20,7 @@ func escrowCommand() *cli.Command {
 	store := settingFlags(append([]string{"portal-url", "notice-from", "own-domain", "message-lifetime", "sender-mail", "expiring-before"}, storeSettings...)...)
 	to := &cli.StringFlag{Name: "recipient", Usage: "only this recipient's copy"}
 	return noun("escrow", "the sealed messages",
+		escrowSend(),
 		verb("list", "", "list them, one line a recipient", with([]cli.Flag{jsonFlag(), to,
 			&cli.StringFlag{Name: "sender", Usage: "only from this sender"},
 			&cli.StringFlag{Name: "state", Usage: "only held, read, expired or retracted"},

@@ -137,7 +137,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if parts.maps != nil {
 		mapsChanged = parts.maps.Notify
 	}
-	parts.admin = adminHandler(reg, []readiness{
+	if parts.api, err = newAPI(cfg, db, from, s.helo, log, reg); err != nil {
+		return err
+	}
+	parts.admin = adminHandler(reg, parts.api, []readiness{
 		{"database", db.Writable},
 		{"keys", func(context.Context) error { return nil }}, // serve does not start without
 		{"outbox", func(ctx context.Context) error {
@@ -247,6 +250,7 @@ type parts struct {
 	portal    http.Handler
 	portalTLS *tls.Config
 	admin     http.Handler
+	api       http.Handler
 }
 
 func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set) (*parts, error) {
@@ -317,6 +321,11 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 			return nil, err
 		}
 	}
+	if addr := cfg.str("api-listen"); addr != "" {
+		if err := portal.CheckListen(addr, cert != ""); err != nil {
+			return nil, fmt.Errorf("api-listen: %w", err)
+		}
+	}
 	return p, portal.CheckListen(cfg.str("portal-listen"), cert != "")
 }
 
@@ -378,7 +387,7 @@ func (p *parts) listen(cfg *config) (all []listener, err error) {
 			}
 		}
 	}()
-	for _, l := range []listener{
+	wanted := []listener{
 		{name: "policy", addr: cfg.str("policy-listen"), run: p.policy.Run},
 		{name: "maps", addr: cfg.str("map-listen"), run: p.tls.Run},
 		{name: "splitter", addr: cfg.str("lmtp-listen"), run: p.splitters[policy.Encryption].Run},
@@ -390,9 +399,15 @@ func (p *parts) listen(cfg *config) (all []listener, err error) {
 			return portal.Run(ctx, ln, p.portal, p.portalTLS)
 		}},
 		{name: "admin", addr: cfg.str("admin-listen"), run: func(ctx context.Context, ln net.Listener) error {
-			return runHTTP(ctx, ln, p.admin)
+			return runHTTP(ctx, ln, p.admin, nil)
 		}},
-	} {
+	}
+	if addr := cfg.str("api-listen"); addr != "" {
+		wanted = append(wanted, listener{name: "api", addr: addr, run: func(ctx context.Context, ln net.Listener) error {
+			return runHTTP(ctx, ln, p.api, p.portalTLS)
+		}})
+	}
+	for _, l := range wanted {
 		if l.ln, err = listen(l.addr); err != nil {
 			return all, fmt.Errorf("%s: %w", l.name, err)
 		}
@@ -401,18 +416,25 @@ func (p *parts) listen(cfg *config) (all []listener, err error) {
 	return all, nil
 }
 
-// runHTTP serves h until ctx is done.
-func runHTTP(ctx context.Context, ln net.Listener, h http.Handler) error {
+// runHTTP serves h, by TLS with config, until ctx is done.
+func runHTTP(ctx context.Context, ln net.Listener, h http.Handler, config *tls.Config) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	defer context.AfterFunc(ctx, func() {
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		srv.Shutdown(stop)
 	})()
-	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	var err error
+	if config != nil {
+		srv.TLSConfig = config.Clone()
+		err = srv.ServeTLS(ln, "", "")
+	} else {
+		err = srv.Serve(ln)
 	}
-	return nil
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil
+	}
+	return err
 }
 
 // portalTLS loads the portal's certificate, and again when its files change, so

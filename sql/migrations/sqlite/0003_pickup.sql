@@ -138,7 +138,7 @@ CREATE TABLE api_request (
     key_id     TEXT    NOT NULL REFERENCES api_key (id) ON DELETE CASCADE,
     idempotency TEXT   NOT NULL,             -- the caller's Idempotency-Key
     digest     BLOB    NOT NULL,             -- of the request
-    answer     BLOB    NOT NULL,             -- under the server's keys; empty while under way
+    answer     BLOB,                         -- JSON: what became of each recipient; NULL while under way
     created_at INTEGER NOT NULL,
     PRIMARY KEY (key_id, idempotency)
 ) STRICT;
