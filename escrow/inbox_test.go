@@ -1,16 +1,22 @@
 package escrow_test
 
 import (
+	"archive/zip"
 	"bytes"
 	dbsql "database/sql"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/portal"
 )
 
 // letter seals a message of its own and returns its item.
@@ -331,5 +337,65 @@ func TestSearchMatch(t *testing.T) {
 	}
 	if !escrow.NewSearch(" \u3000 ").Empty() || escrow.NewSearch("a").Empty() {
 		t.Error("what is empty")
+	}
+}
+
+// The way of a recipient through the real portal: a code opens the message of its
+// link, and the list of all others, without their links.
+func TestInboxThroughThePortal(t *testing.T) {
+	b := newBench(t)
+	first := b.letter("Subject: first", "the first text", escrow.Recipient{Address: recipient})
+	item, secret := b.link(recipient)
+	second := b.letter("Subject: =?utf-8?q?zweite_Gr=C3=BC=C3=9Fe?=", "the second text", escrow.Recipient{Address: "PAT@old.example"})
+	b.mails()
+	base, _ := url.Parse("http://portal.clinic.example/x")
+	h, err := portal.New(portal.Config{Vault: b.Vault, Inbox: b.Vault, BaseURL: base, Now: b.clock, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.logs}, nil))})
+	b.must(err)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.Host = base.Host
+		h.ServeHTTP(w, r)
+	}))
+	defer srv.Close()
+	c := browser()
+	link := srv.URL + "/x/m/" + item + "/" + secret
+	_, page := fetch(t, c, link+"/verify", url.Values{"answer": {b.code(b.pickup(item, secret))}})
+	if !strings.Contains(page, "the first text") {
+		t.Fatalf("not verified:\n%s", page)
+	}
+	inbox := "/x/inbox/" + b.RecipientTag(recipient)
+	if !strings.Contains(page, `href="`+inbox+`"`) {
+		t.Error("the message does not lead to the inbox")
+	}
+	_, page = fetch(t, c, srv.URL+inbox, nil)
+	if !strings.Contains(page, "zweite Grüße") || !strings.Contains(page, first) || strings.Count(page, "badge") != 1+strings.Count(page, ".badge{") {
+		t.Errorf("the list:\n%s", page)
+	}
+	_, page = fetch(t, c, srv.URL+inbox+"?q=SECOND", nil)
+	if !strings.Contains(page, "1 more found in the text") {
+		t.Errorf("the search:\n%s", page)
+	}
+	if n := b.count(`SELECT COUNT(*) FROM escrow_pickup WHERE state = 'held'`); n != 1 {
+		t.Error("listing or searching counts as reading")
+	}
+	_, page = fetch(t, c, srv.URL+inbox+"/m/"+second+"/message", nil)
+	if !strings.Contains(page, "the second text") {
+		t.Errorf("the second message:\n%s", page)
+	}
+	if n := b.count(`SELECT COUNT(*) FROM escrow_pickup WHERE state = 'read'`); n != 2 {
+		t.Errorf("%d are read", n)
+	}
+	r, page := fetch(t, c, srv.URL+inbox+"/zip", nil)
+	archive, err := zip.NewReader(strings.NewReader(page), int64(len(page)))
+	if err != nil || len(archive.File) != 2 || r.StatusCode != 200 {
+		t.Errorf("the archive: %v", err)
+	}
+	fetch(t, c, srv.URL+inbox+"/leave", url.Values{})
+	if r, _ := fetch(t, c, srv.URL+inbox, nil); r.StatusCode != 403 {
+		t.Errorf("after closing: %s", r.Status)
+	}
+	for _, secret := range []string{b.RecipientTag(recipient), "Grü", "second text", "SECOND", secret} {
+		if strings.Contains(b.logs.String(), secret) {
+			t.Errorf("%q is in the log", secret)
+		}
 	}
 }
