@@ -224,8 +224,6 @@ func (p *portal) enrol(w http.ResponseWriter, r *http.Request, v *visit) error {
 		return again("answer", words.T("landing.ceremony-over"))
 	case errors.Is(err, escrow.ErrWrong):
 		return again("answer", words.T("landing.wrong-code"))
-	case errors.Is(err, escrow.ErrEnrolled): // another was faster, by a moment
-		return see(w, v.self)
 	case err != nil:
 		return err
 	}
