@@ -203,7 +203,8 @@ func palette(stock Palette, set map[string]string, section string) (changed Pale
 		return nil, nil
 	}
 	all, changed := stock.with(own)
-	for _, f := range all.Faint() {
+	if faint := all.Faint(); len(faint) > 0 {
+		f := faint[0]
 		key := f.Over
 		if _, told := own[key]; !told {
 			if _, told := own[f.Under]; told {

@@ -153,11 +153,15 @@ func TestBrandInNotice(t *testing.T) {
 		}
 		return "クリニック, Example", "Telephone 555-0100"
 	}
-	h, _, lines := read(t, every(w, "ja", "ann@clinic.example", "pat@old.example")["code notice"])
-	from, err := h.AddressList("From")
-	if err != nil || from[0].Name != "クリニック, Example" {
-		t.Errorf("From %v (%v)", from, err)
+	mails := every(w, "ja", "ann@clinic.example", "pat@old.example")
+	for _, name := range []string{"code notice", "code", "answer"} {
+		h, _, _ := read(t, mails[name])
+		from, err := h.AddressList("From")
+		if err != nil || from[0].Name != "クリニック, Example" {
+			t.Errorf("%s: From %v (%v)", name, from, err)
+		}
 	}
+	_, _, lines := read(t, mails["code notice"])
 	if !slices.Contains(lines, "ご質問は: Telephone 555-0100") {
 		t.Errorf("no support in %q", lines)
 	}

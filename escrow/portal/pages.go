@@ -203,53 +203,6 @@ func send(w http.ResponseWriter, r *http.Request, status int, doc []byte) error 
 	return err
 }
 
-// date writes a day and time for people who may be anywhere.
-func date(t time.Time) string { return t.UTC().Format("2 January 2006, 15:04 UTC") }
-
-// in tells how far ahead t is, roughly, as people do.
-func in(t, now time.Time) string {
-	switch d := t.Sub(now); {
-	case d <= 0:
-		return ""
-	case d < 2*time.Minute:
-		return "in a minute"
-	case d < 2*time.Hour:
-		return fmt.Sprintf("in %d minutes", int((d+59*time.Second)/time.Minute))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("in %d hours", int(d/time.Hour))
-	default:
-		return fmt.Sprintf("in %d days", int(d/(24*time.Hour)))
-	}
-}
-
-// ago tells how long ago t was.
-func ago(t, now time.Time) string {
-	switch d := now.Sub(t); {
-	case d < time.Minute:
-		return "just now"
-	case d < 2*time.Minute:
-		return "a minute ago"
-	default:
-		return fmt.Sprintf("%d minutes ago", int(d/time.Minute))
-	}
-}
-
-// size writes a number of bytes as file managers do.
-func size(n int64) string {
-	switch {
-	case n == 1:
-		return "1 byte"
-	case n < 1000:
-		return fmt.Sprintf("%d bytes", n)
-	case n < 999_500:
-		return fmt.Sprintf("%.0f kB", float64(n)/1e3)
-	case n < 999_500_000:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	default:
-		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
-	}
-}
-
 // masked shows an address to who may not be its owner: the first letter of the
 // local part, and the domain.
 func masked(address string) string {

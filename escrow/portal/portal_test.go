@@ -524,18 +524,3 @@ func TestMasked(t *testing.T) {
 		}
 	}
 }
-
-func TestWords(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		-1: "", time.Second: "in a minute", 5 * time.Minute: "in 5 minutes", 100 * time.Minute: "in 100 minutes", 26 * time.Hour: "in 26 hours", 72 * time.Hour: "in 3 days",
-	} {
-		if got := in(testNow.Add(d), testNow); got != want {
-			t.Errorf("%v: %q, want %q", d, got, want)
-		}
-	}
-	for n, want := range map[int64]string{0: "0 bytes", 1: "1 byte", 999: "999 bytes", 1000: "1 kB", 999_499: "999 kB", 999_500: "1.0 MB", 25_000_000: "25.0 MB", 1_500_000_000: "1.5 GB"} {
-		if got := size(n); got != want {
-			t.Errorf("%d: %q, want %q", n, got, want)
-		}
-	}
-}
