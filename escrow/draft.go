@@ -430,12 +430,18 @@ func (v *Vault) sendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, e
 		if err != nil {
 			return nil, err
 		}
+		if c.Mail, err = v.replyMail(ctx, p); err != nil {
+			return nil, err
+		}
 		if err := v.store.ChangeReply(ctx, c); errors.Is(err, ErrChanged) {
 			continue
 		} else if err != nil {
 			return nil, err
 		}
 		v.crash("reply-after-commit")
+		if c.Mail != nil {
+			v.wake()
+		}
 		v.log.Info("reply queued", "reply", r.ID, "item", p.ItemID, "recipients", len(r.content.Out.Recipients), "files", len(r.content.Files), "size", r.Size)
 		v.note(ctx, p.ItemID, p.id, EventReply, "")
 		v.replies.Wake()

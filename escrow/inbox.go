@@ -39,6 +39,7 @@ type InboxItem struct {
 	Verify   string
 	Openable bool // from the inbox; else by its link
 	Replied  bool
+	Receipt  bool // the sender is told of the first reading, by a read receipt
 }
 
 // InboxQuery selects of an inbox. The zero query selects the newest.
@@ -123,7 +124,7 @@ func (v *Vault) inboxItems(ctx context.Context, d *Device, offset, limit int) ([
 		s := &stored[i]
 		it := InboxItem{
 			ItemID: s.ItemID, Sender: s.Sender, Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt,
-			State: stateOf(&s.StoredPickup, now), Size: s.Size, Mode: s.Mode, Verify: s.Verify, Replied: s.Replied,
+			State: stateOf(&s.StoredPickup, now), Size: s.Size, Mode: s.Mode, Verify: s.Verify, Replied: s.Replied, Receipt: s.Receipt && v.canTell(&s.StoredPickup),
 		}
 		// The subject of a message that this device can't open is not for it,
 		// and what is over can't be read any more.
@@ -165,6 +166,7 @@ func (v *Vault) InboxOpen(ctx context.Context, d *Device, item string) (*Pickup,
 	p := &Pickup{
 		ItemID: s.ItemID, Recipient: s.Recipient, Sender: s.Sender, Verify: s.Verify, Mode: s.Mode, State: stateOf(s, now),
 		Created: s.Created, Expires: s.Expires, ReadAt: s.ReadAt, Size: s.Size, Language: s.Language, Tag: d.Tag, id: s.ID, folded: s.Folded,
+		Receipt: s.Receipt && v.canTell(s),
 	}
 	switch {
 	case p.State == StateRetracted:

@@ -362,3 +362,21 @@ func (v *Vault) reminder(ctx context.Context, group []StoredPickup) (*NewMail, e
 	m, err := v.queued(v.told(ctx, MailExpiring, list))
 	return &m, err
 }
+
+// replyMail writes the mail that a recipient has replied; nil where none is wanted.
+func (v *Vault) replyMail(ctx context.Context, p *Pickup) (*NewMail, error) {
+	s, err := v.store.PickupByID(ctx, p.id)
+	if err != nil {
+		return nil, err
+	}
+	if !v.wantsMail(ctx, s, MailReply) {
+		return nil, nil
+	}
+	m, err := v.queued(v.told(ctx, MailReply, []StoredPickup{*s}))
+	return &m, err
+}
+
+// Downloaded notes that the recipient has downloaded the original.
+func (v *Vault) Downloaded(ctx context.Context, p *Pickup) {
+	v.note(ctx, p.ItemID, p.id, EventDownload, "")
+}

@@ -184,6 +184,9 @@ func (p *portal) raw(w http.ResponseWriter, r *http.Request, v *visit, s *escrow
 		return opening(err)
 	}
 	defer body.Close()
+	if p.senders != nil {
+		p.senders.Downloaded(r.Context(), v.Pickup)
+	}
 	// Not message/rfc822: some browsers show that.
 	name := "message.eml"
 	if v.inbox { // where several may be downloaded, one after the other

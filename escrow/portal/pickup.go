@@ -139,10 +139,12 @@ type facts struct {
 	Recipient string // masked
 	Created   time.Time
 	Expires   time.Time
+	Receipt   bool // the sender is told of the first reading
 }
 
 func factsOf(v *visit) facts {
-	return facts{Self: v.self, Item: v.ItemID, Sender: clean(v.Sender), Recipient: masked(v.Recipient), Created: v.Created, Expires: v.Expires}
+	return facts{Self: v.self, Item: v.ItemID, Sender: clean(v.Sender), Recipient: masked(v.Recipient), Created: v.Created, Expires: v.Expires,
+		Receipt: v.Receipt && v.State == escrow.StateHeld}
 }
 
 // First reports whether nothing was done yet: then the page tells first what it is

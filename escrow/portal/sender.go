@@ -30,6 +30,8 @@ type Senders interface {
 	SenderPassphrase(ctx context.Context, v *escrow.SenderView, pickup, phrase string) error
 	// SenderReset deletes a recipient's account; escrow.ErrUnknown if there is none.
 	SenderReset(ctx context.Context, v *escrow.SenderView, pickup string) error
+	// Downloaded notes, for the page, that a recipient has downloaded the original.
+	Downloaded(ctx context.Context, p *escrow.Pickup)
 }
 
 // senderRoutes mounts the sender's page.
