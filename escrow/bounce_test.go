@@ -201,3 +201,32 @@ func FuzzBounced(f *testing.F) {
 		escrow.Classify(from, strings.NewReader(report)) // must end, without a panic
 	})
 }
+
+func TestWhyANoticeFailed(t *testing.T) {
+	report := func(fields string) string {
+		return strings.Replace(dsn, "Action: ACTION\r\nStatus: 5.1.1\r\n", "Action: failed\r\n"+fields, 1)
+	}
+	for _, tt := range []struct{ name, report, code, diagnostic string }{
+		{"with a reply", report("Status: 5.1.1\r\nDiagnostic-Code: smtp; 550 5.1.1 no such user, see https://portal.example/m/secret\r\n"), "5.1.1", "smtp; 550 5.1.1"},
+		{"without one", report("Status: 5.2.2\r\n"), "5.2.2", "x-postseal; the notice came back"},
+		{"of no final class", report("Status: 4.2.2\r\n"), "5.0.0", "x-postseal; the notice came back"},
+		{"an old-style bounce", "From: MAILER-DAEMON@x\r\n\r\nHi.\r\n", "5.0.0", "x-postseal; the notice came back"},
+		{"garbage", "\x00", "5.0.0", "x-postseal; the notice came back"},
+	} {
+		if s := escrow.FailureStatus([]byte(tt.report)); s.Code != tt.code || s.Diagnostic != tt.diagnostic {
+			t.Errorf("%s: %+v", tt.name, s)
+		}
+	}
+}
+
+func FuzzWhyANoticeFailed(f *testing.F) {
+	f.Add([]byte(dsn))
+	f.Add([]byte(strings.Replace(dsn, "ACTION", "failed\r\nDiagnostic-Code: smtp; 550 5.1.1 no", 1)))
+	f.Add([]byte("Content-Type: multipart/report; boundary=\"\"\r\n\r\n--\r\n"))
+	f.Fuzz(func(t *testing.T, report []byte) {
+		s := escrow.FailureStatus(report)
+		if !strings.HasPrefix(s.Code, "5.") || len(s.Code) > 10 || len(s.Diagnostic) > 60 {
+			t.Errorf("%+v", s)
+		}
+	})
+}

@@ -40,3 +40,6 @@ func (v *Vault) Reload(ctx context.Context, p *Pickup) (*Pickup, error) {
 
 // PickupID returns the id of a pickup.
 func (p *Pickup) PickupID() string { return p.id }
+
+// FailureStatus is failureStatus.
+var FailureStatus = failureStatus
