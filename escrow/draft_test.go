@@ -15,6 +15,9 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/compose"
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
 )
 
 const original = "From: Dr. Who <doc@clinic.example>\r\nTo: pat@old.example, nurse@clinic.example, other@elsewhere.example\r\n" +
@@ -58,7 +61,7 @@ func TestADraftIsKept(t *testing.T) {
 	if r.ID == "" || r.Text != "a text" || fmt.Sprint(r.Cc) != "[nurse@clinic.example]" {
 		t.Errorf("saved: %+v", r)
 	}
-	r, err = b.AddFile(ctx, p, s, `C:\tmp\a.pdf`, "application/pdf", strings.NewReader("the file"))
+	_, err = b.AddFile(ctx, p, s, `C:\tmp\a.pdf`, "application/pdf", strings.NewReader("the file"))
 	b.must(err)
 	_, err = b.SaveDraft(ctx, p, s, "newer", false) // another tab, which does not know of the file
 	b.must(err)
@@ -67,7 +70,7 @@ func TestADraftIsKept(t *testing.T) {
 	if r.Text != "newer" || len(r.Files) != 1 || r.Files[0] != (escrow.ReplyFile{N: 1, Name: "a.pdf", MediaType: "application/pdf", Size: 8}) || r.Size != 8 {
 		t.Errorf("after another tab: %+v", r)
 	}
-	r, err = b.RemoveFile(ctx, p, s, 1)
+	_, err = b.RemoveFile(ctx, p, s, 1)
 	b.must(err)
 	r, err = b.RemoveFile(ctx, p, s, 1)
 	b.must(err)
@@ -327,4 +330,64 @@ func TestThreading(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzPlanAnswer is that no header sends an answer to who is not on the sender's side,
+// or puts into its own header what can't stand there.
+func FuzzPlanAnswer(f *testing.F) {
+	f.Add("doc@clinic.example", "From: a@clinic.example\nReply-To: x@evil.example, b@clinic.example\nSubject: =?utf-8?b?4oCu?=\nReferences: <a@b>\n\n")
+	f.Add("", "To: us: a@clinic.example, \"b@evil.example\" <c@clinic.example>;\nFrom: x@evil.example(<d@clinic.example>)\nMessage-ID: <<a@b>>\n")
+	f.Add("x@law.example", "From: \"a@evil.example>, <\"@law.example\nCc: @evil.example:a@law.example, a%evil.example@law.example, a!b@law.example\n")
+	v := fuzzVault(f)
+	f.Fuzz(func(t *testing.T, sender, header string) {
+		to, cc, subject, inReplyTo, references, err := v.PlanAnswer(t.Context(), sender, recipient, header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		side := "clinic.example"
+		if a, err := policy.ParseAddress(sender); err == nil && a.Domain != "" {
+			side = a.Domain
+		}
+		m := &compose.Message{Subject: subject, References: references, Text: "x"}
+		if inReplyTo != "" {
+			m.InReplyTo = []string{inReplyTo}
+		}
+		for _, list := range [][]string{to, cc} {
+			for _, s := range list {
+				a, err := policy.ParseAddress(s)
+				if err != nil || a.Domain != side && a.Domain != "clinic.example" || a.Routed() {
+					t.Errorf("an answer goes to %q: %v", s, err)
+				}
+			}
+		}
+		if _, err := m.WriteTo(io.Discard); err != nil {
+			t.Errorf("can't be written: %v", err)
+		}
+	})
+}
+
+// fuzzVault returns a vault that is used for what needs no store.
+func fuzzVault(f *testing.F) *escrow.Vault {
+	f.Helper()
+	dir := f.TempDir()
+	if err := escrow.NewKeyFile(filepath.Join(dir, "keys")); err != nil {
+		f.Fatal(err)
+	}
+	keys, err := escrow.LoadKeys(filepath.Join(dir, "keys"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	db, err := sql.Open(f.Context(), "sqlite:"+filepath.Join(dir, "db"), sql.Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { db.Close() })
+	v, err := escrow.NewVault(escrow.Options{
+		Store: db, Keys: keys, PortalURL: "https://portal.clinic.example", NoticeFrom: "notice@clinic.example",
+		OwnDomain: func(_ context.Context, d string) (bool, error) { return d == "clinic.example", nil },
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return v
 }

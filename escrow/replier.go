@@ -444,7 +444,7 @@ func (v *Vault) replyBounced(ctx context.Context, id string, named []string) err
 	}
 	_, err := v.settleReply(ctx, id, func(r *reply) bool {
 		return r.content.Out.fail(func(folded string) bool { return reported[folded] }) ||
-			r.content.Out.knows(reported) == false && r.content.Out.failTaken()
+			!r.content.Out.knows(reported) && r.content.Out.failTaken()
 	})
 	if errors.Is(err, ErrUnknown) {
 		err = v.sealedReplyBounced(ctx, id)
