@@ -219,6 +219,25 @@ func TestPressedTwiceItIsSentOnce(t *testing.T) {
 	}
 }
 
+func TestTheSenderIsToldOfAReply(t *testing.T) {
+	for _, tt := range []struct {
+		setting []string
+		want    int
+	}{{[]string{escrow.MailReply}, 1}, {nil, 0}} {
+		b, p, s := answering(t, func(o *escrow.Options) { o.SenderMail = tt.setting })
+		_, err := b.SaveDraft(t.Context(), p, s, "SECRET", false)
+		b.must(err)
+		for range 2 {
+			_, err = b.SendReply(t.Context(), p, s)
+			b.must(err)
+		}
+		m := b.mails()
+		if len(m) != tt.want || len(m) == 1 && (m[0].To != sender || bytes.Contains(m[0].Text, []byte("SECRET"))) {
+			t.Errorf("setting %q: %d mails, %+v", tt.setting, len(m), m)
+		}
+	}
+}
+
 func TestAReplyToWhatIsOver(t *testing.T) {
 	for _, end := range []error{escrow.ErrExpired, escrow.ErrRetracted} {
 		b, p, s := answering(t, nil)
