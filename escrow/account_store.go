@@ -72,7 +72,8 @@ type AccountChange struct {
 	Mails      []NewMail
 }
 
-// CodeUse is the use of a one-time code, as in Store.UseCode.
+// CodeUse is the use of a one-time code. A used one stays valid for Grace, for a
+// button pressed twice.
 type CodeUse struct {
 	Pickup string
 	Tag    []byte

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/pquerna/otp/totp"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/sql"
 )
 
 const goodPassword = "seven grey herons"
@@ -545,7 +547,7 @@ func TestTheOwnersAccount(t *testing.T) {
 	b, br := newBench(t), newKeyring()
 	p := b.accountItem(recipient)
 	d := b.enrolled(p)
-	other, err := b.signIn(p, escrow.SignIn{Password: goodPassword, Device: "Chrome"})
+	_, err := b.signIn(p, escrow.SignIn{Password: goodPassword, Device: "Chrome"})
 	b.must(err)
 	a, err := b.Account(t.Context(), d)
 	b.must(err)
@@ -568,7 +570,7 @@ func TestTheOwnersAccount(t *testing.T) {
 	}
 
 	// The password.
-	other, err = b.signIn(p, escrow.SignIn{Password: goodPassword})
+	_, err = b.signIn(p, escrow.SignIn{Password: goodPassword})
 	b.must(err)
 	if err := b.ChangePassword(t.Context(), d, "wrong", "a fine new password", stranger); !errors.Is(err, escrow.ErrWrong) {
 		t.Errorf("without the old one: %v", err)
@@ -583,7 +585,6 @@ func TestTheOwnersAccount(t *testing.T) {
 	if _, err := b.Account(t.Context(), d); err != nil {
 		t.Errorf("the device that changed it: %v", err)
 	}
-	_ = other
 
 	// Passkeys.
 	c, err := b.BeginAddPasskey(t.Context(), d)
@@ -842,4 +843,78 @@ func TestNoPasswordIsInTheLogOrTheDatabase(t *testing.T) {
 	if secrets.Match(a.Password) || secrets.Match(a.TOTP) || a.TOTP == nil {
 		t.Error("a secret in the database")
 	}
+}
+
+func TestTheSenderIsToldOfAccounts(t *testing.T) {
+	b := newBench(t)
+	own := func(o *escrow.Options) {
+		o.OwnDomain = func(_ context.Context, domain string) (bool, error) { return domain == "clinic.example", nil }
+	}
+	b.Vault = b.vault(b.keys, own)
+	kinds := func() (list []string) {
+		for _, m := range b.mails() {
+			if m.To == sender {
+				list = append(list, m.Kind)
+			}
+		}
+		return list
+	}
+	p := b.accountItem(recipient)
+	b.enrolled(p)
+	if got := kinds(); len(got) != 1 || got[0] != "enrolled" {
+		t.Errorf("on enrolment: %v", got)
+	}
+	if _, err := b.signIn(p, escrow.SignIn{Password: goodPassword}); err != nil {
+		t.Error(err)
+	}
+	if got := kinds(); got != nil {
+		t.Errorf("on signing in: %v", got)
+	}
+	b.Vault = b.vault(b.keys, own, func(o *escrow.Options) { o.SenderMail = []string{}; o.Accounts.MailboxReset = true })
+	code := b.code(p)
+	_, err := b.Enrol(t.Context(), p, escrow.Enrolment{Code: code, Password: "another good one"}, stranger)
+	b.must(err)
+	if got := kinds(); len(got) != 1 || got[0] != "reset" {
+		t.Errorf("on a reset by the mailbox, which no setting keeps quiet: %v", got)
+	}
+}
+
+// FuzzCeremony feeds tokens and responses as a stranger's browser sends them.
+func FuzzCeremony(f *testing.F) {
+	for _, seed := range [][2]string{{"", "{}"}, {"AAAA", "{}"}, {strings.Repeat("A", 300), `{"id":"x"}`}, {strings.Repeat("A", 20000), "["}, {"\x00*", "null"}} {
+		f.Add(seed[0], seed[1])
+	}
+	keys := filepath.Join(f.TempDir(), "keys")
+	if err := escrow.NewKeyFile(keys); err != nil {
+		f.Fatal(err)
+	}
+	k, err := escrow.LoadKeys(keys)
+	if err != nil {
+		f.Fatal(err)
+	}
+	db, err := sql.Open(context.Background(), "sqlite:"+filepath.Join(f.TempDir(), "escrow.db"), sql.Options{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer db.Close()
+	v, err := escrow.NewVault(escrow.Options{Store: db, Keys: k, PortalURL: "https://portal.clinic.example", NoticeFrom: "notice@clinic.example"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	owner := escrow.OwnerOf(v, recipient)
+	f.Fuzz(func(t *testing.T, id, response string) {
+		if response == "" {
+			return // a password then
+		}
+		if _, err := v.SignIn(context.Background(), owner, escrow.SignIn{Ceremony: id, Response: response}, stranger); !errors.Is(err, escrow.ErrCeremony) {
+			t.Errorf("sign in: %v", err)
+		}
+		d := &escrow.Device{Address: recipient, How: escrow.VerifyAccount}
+		if err := v.AddPasskey(context.Background(), d, id, response, "x"); !errors.Is(err, escrow.ErrUnknown) {
+			t.Errorf("add a passkey: %v", err)
+		}
+		if _, err := v.CheckDevice(context.Background(), id, response); !errors.Is(err, escrow.ErrUnknown) {
+			t.Errorf("device: %v", err)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package escrow_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"regexp"
@@ -11,6 +12,29 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 )
+
+// Verify and CheckToken are what the portal makes of Prove, CheckDevice and Admit:
+// one cookie for all messages of a recipient by code, or one for a message by
+// passphrase.
+func (b *bench) Verify(ctx context.Context, p *escrow.Pickup, answer string, c escrow.Client) (string, error) {
+	g, err := b.Prove(ctx, p, answer, c)
+	return g.Token, err
+}
+
+func (b *bench) CheckToken(ctx context.Context, p *escrow.Pickup, token string) (*escrow.Session, error) {
+	return sessionOf(ctx, b.Vault, p, token)
+}
+
+func sessionOf(ctx context.Context, v *escrow.Vault, p *escrow.Pickup, token string) (*escrow.Session, error) {
+	if p.Verify == escrow.VerifyPassphrase {
+		return v.CheckToken(ctx, p, token)
+	}
+	d, err := v.CheckDevice(ctx, p.Tag, token)
+	if err != nil {
+		return nil, err
+	}
+	return v.Admit(ctx, p, d)
+}
 
 // prove gives a right answer and returns what the cookie is of.
 func (b *bench) prove(p *escrow.Pickup, answer string) escrow.Grant {

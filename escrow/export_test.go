@@ -43,3 +43,8 @@ func (p *Pickup) PickupID() string { return p.id }
 
 // FailureStatus is failureStatus.
 var FailureStatus = failureStatus
+
+// OwnerOf is Owner of an address, whether or not there is an account.
+func OwnerOf(v *Vault, address string) *Pickup {
+	return &Pickup{Recipient: address, Verify: VerifyAccount, Tag: v.RecipientTag(address), folded: address, owner: true}
+}

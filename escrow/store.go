@@ -55,9 +55,6 @@ type Store interface {
 	// AddCode keeps the tag of a code and queues its mail. Of a pickup's codes
 	// at most keep stay, the newest.
 	AddCode(ctx context.Context, pickup string, tag []byte, expires time.Time, keep int, mail NewMail) error
-	// UseCode reports whether tag is that of a valid code and marks it used. A
-	// used code stays valid for grace, for a button pressed twice.
-	UseCode(ctx context.Context, pickup string, tag []byte, now time.Time, grace time.Duration) (bool, error)
 
 	// Charge counts one try against every limit, or if one of them is locked
 	// against none: then locked is until when. A try that reaches a limit is

@@ -206,40 +206,6 @@ func (v *Vault) Prove(ctx context.Context, p *Pickup, answer string, c Client) (
 	return g, nil
 }
 
-// Verify is Prove for whoever wants no device.
-//
-// Deprecated: Prove takes its place.
-func (v *Vault) Verify(ctx context.Context, p *Pickup, answer string, c Client) (token string, err error) {
-	if err := v.live(p); err != nil {
-		return "", err
-	}
-	var hashed []byte
-	codes := v.codeLimits(p, c)
-	if p.Verify != VerifyCode {
-		codes = nil
-	}
-	err = v.try(ctx, p, c, v.guessLimits(p, c), codes, func() (err error) {
-		if p.Verify == VerifyPassphrase {
-			hashed, err = v.checkPassphrase(ctx, p, answer)
-			return err
-		}
-		use, ok := v.codeUse(p, answer)
-		if !ok {
-			return ErrWrong
-		}
-		ok, err = v.store.UseCode(ctx, use.Pickup, use.Tag, v.now(), use.Grace)
-		if err == nil && !ok {
-			err = ErrWrong
-		}
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	g, err := v.newToken(p, hashed)
-	return g.Token, err
-}
-
 // try counts a try against limits, and checks it unless one of them is locked.
 // check returns an error that wraps ErrWrong for a wrong answer. Who is right has
 // the counters forgotten, those of codes asked for too where there are such.
@@ -419,7 +385,7 @@ func (v *Vault) CheckToken(ctx context.Context, p *Pickup, token string) (*Sessi
 	s := &Session{Expires: time.Unix(int64(binary.BigEndian.Uint64(plain[1:])), 0).UTC(), How: VerifyCode, pickup: p.id}
 	if len(plain) > 9 {
 		s.How, s.hashed = VerifyPassphrase, plain[9:]
-	} else if p.Verify != VerifyCode {
+	} else if p.Verify != VerifyCode { // by code: a cookie from before there were devices
 		return nil, ErrUnknown
 	}
 	if !v.now().Before(s.Expires) {

@@ -33,15 +33,7 @@ func (db *DB) AddCode(ctx context.Context, pickup string, tag []byte, expires ti
 	})
 }
 
-// UseCode reports whether tag is that of a valid code, and marks it used.
-func (db *DB) UseCode(ctx context.Context, pickup string, tag []byte, now time.Time, grace time.Duration) (ok bool, err error) {
-	err = db.write(ctx, func(tx *dbsql.Tx) (err error) {
-		ok, err = useCode(ctx, tx, pickup, tag, now, grace)
-		return err
-	})
-	return ok && err == nil, err
-}
-
+// useCode reports whether tag is that of a valid code, and marks it used.
 func useCode(ctx context.Context, tx *dbsql.Tx, pickup string, tag []byte, now time.Time, grace time.Duration) (ok bool, err error) {
 	n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_code SET used_at = coalesce(used_at, ?)
 		WHERE pickup_id = ? AND tag = ? AND expires_at > ? AND coalesce(used_at, ?) >= ?`,
