@@ -53,7 +53,7 @@ func browser(t *testing.T) context.Context {
 	if os.Geteuid() == 0 {
 		opts = append(opts, chromedp.NoSandbox)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute) // what is stuck; a busy machine is not
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
 	t.Cleanup(cancel)
@@ -208,7 +208,7 @@ func TestLooks(t *testing.T) {
 func looks(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
-	widths := []int64{320, 1280}
+	widths := []int64{320, 640, 1280} // 640 is 1280 at 200 % zoom, 320 at 400 %
 	if dir != "" {
 		widths = append(widths, 360)
 	}
@@ -221,6 +221,9 @@ func looks(t *testing.T, ctx context.Context, name string) {
 			}
 			if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
 				t.Errorf("%s, %d pixels: too little contrast: %q", mode, width, bad)
+			}
+			if width == 320 && mode == "light" || width == 1280 && mode == "dark" {
+				accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
 			}
 			if dir == "" || width == 320 {
 				continue
