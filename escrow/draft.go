@@ -450,17 +450,6 @@ func (v *Vault) sendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, e
 	return nil, ErrChanged
 }
 
-// replyMail is what the sender is told of a reply, where the setting says so; nil for
-// nothing.
-func (v *Vault) replyMail(ctx context.Context, p *Pickup) (*NewMail, error) {
-	s, err := v.store.PickupByID(ctx, p.id)
-	if err != nil || !v.wantsMail(ctx, s, MailReply) {
-		return nil, err
-	}
-	m, err := v.queued(v.told(ctx, MailReply, []StoredPickup{*s}))
-	return &m, err
-}
-
 // lastSent returns the newest reply that is no draft, nil if there is none.
 func (v *Vault) lastSent(ctx context.Context, p *Pickup) (*reply, error) {
 	list, err := v.store.SentReplies(ctx, p.id)
