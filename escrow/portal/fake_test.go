@@ -202,14 +202,14 @@ type testSite struct {
 	*httptest.Server
 	t      testing.TB
 	vault  *fakeVault
-	log    *bytes.Buffer
+	log    *lockedBuffer
 	client *http.Client
 	link   string // path and all
 }
 
 func newTestSite(t testing.TB, vault *fakeVault, change ...func(*Config)) *testSite {
 	t.Helper()
-	s := &testSite{t: t, vault: vault, log: &bytes.Buffer{}}
+	s := &testSite{t: t, vault: vault, log: &lockedBuffer{}}
 	var h http.Handler
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(w, r) }))
 	t.Cleanup(s.Close)
@@ -219,7 +219,7 @@ func newTestSite(t testing.TB, vault *fakeVault, change ...func(*Config)) *testS
 	}
 	c := Config{
 		Vault: vault, Accounts: vault, BaseURL: base, SupportText: "Questions? Telephone 555-0100.", Registerer: prometheus.NewRegistry(),
-		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Now: vault.now,
 	}
 	for _, f := range change {
@@ -232,17 +232,6 @@ func newTestSite(t testing.TB, vault *fakeVault, change ...func(*Config)) *testS
 	s.client = &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	s.link = strings.TrimSuffix(c.BaseURL.String(), "/") + "/m/" + testItem + "/" + testSecret
 	return s
-}
-
-type lockedWriter struct {
-	mu sync.Mutex
-	w  io.Writer
-}
-
-func (l *lockedWriter) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.w.Write(b)
 }
 
 // answer is what came back.
