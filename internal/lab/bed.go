@@ -233,10 +233,11 @@ func (b *Bed) Rule(command string) error {
 
 // Item is one line of escrow list.
 type Item struct {
-	ID        string `json:"id"`
-	Sender    string `json:"sender"`
-	Recipient string `json:"recipient"`
-	State     string `json:"state"`
+	ID        string    `json:"id"`
+	Sender    string    `json:"sender"`
+	Recipient string    `json:"recipient"`
+	State     string    `json:"state"`
+	Expires   time.Time `json:"expires"`
 }
 
 // Escrowed lists the pickups of a recipient.
