@@ -55,14 +55,8 @@ func TestLooksOfLanguages(t *testing.T) {
 						continue
 					}
 					do(t, ctx, chromedp.EmulateViewport(360, 740))
-					png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-					if err != nil {
-						t.Fatal(err)
-					}
 					name := "brand" + map[string]string{"": "", "#open": "-open", "#wrong": "-wrong", "#message": "-message"}[state]
-					if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%s-360-%s.png", name, l.Tag, mode)), png, 0o600); err != nil {
-						t.Fatal(err)
-					}
+					picture(t, ctx, filepath.Join(dir, fmt.Sprintf("%s-%s-360-%s.png", name, l.Tag, mode)))
 				}
 			}
 		})

@@ -203,14 +203,14 @@ func TestLooks(t *testing.T) {
 	visit("trouble", newFakeVault(""), func(s *testSite) string { s.vault.err = http.ErrServerClosed; return "" })
 }
 
-// looks measures the page that is open, narrow and wide, light and dark, and keeps
-// pictures of it where POSTSEAL_SCREENSHOTS says.
+// looks measures the page that is open, narrow and wide, light and dark. Where
+// POSTSEAL_SCREENSHOTS names a directory it keeps pictures there instead.
 func looks(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
 	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
 	widths := []int64{320, 640, 1280} // 640 is 1280 at 200 % zoom, 320 at 400 %
 	if dir != "" {
-		widths = append(widths, 360)
+		widths = []int64{360, 1280}
 	}
 	for _, width := range widths {
 		for _, mode := range []string{"light", "dark"} {
@@ -225,15 +225,8 @@ func looks(t *testing.T, ctx context.Context, name string) {
 			if width == 320 && mode == "light" || width == 1280 && mode == "dark" {
 				accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
 			}
-			if dir == "" || width == 320 {
-				continue
-			}
-			png, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)), png, 0o600); err != nil {
-				t.Fatal(err)
+			if dir != "" {
+				picture(t, ctx, filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)))
 			}
 		}
 	}

@@ -174,11 +174,14 @@ func TestLooksOfSenders(t *testing.T) {
 	one := newFakeSenders()
 	one.view.Mode, one.view.Recipients = escrow.ModeSealed, one.view.Recipients[1:2]
 	one.view.Recipients[0].CanResend = false
+	three := newFakeSenders()
+	three.view.Recipients = three.view.Recipients[:3]
 	for _, c := range []struct {
 		name, path string
 		f          *fakeSenders
 	}{
-		{"sender", "", newFakeSenders()},
+		{"sender", "", three},
+		{"sender-all-states", "", newFakeSenders()},
 		{"sender-done", "?done=resend", newFakeSenders()},
 		{"sender-sealed", "", one},
 		{"sender-retract", "/retract?to=p2", newFakeSenders()},
