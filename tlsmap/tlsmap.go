@@ -86,6 +86,10 @@ type Config struct {
 	// Bounce reports whether addr, an envelope recipient, is one to which notices
 	// bounce. Such mail goes to the splitter, before any rule. nil: there are none.
 	Bounce func(addr string) bool
+	// Reply reports whether addr, an envelope sender, is that of a reply to a sealed
+	// message: it must be encrypted wherever a forward by local(8) sends it on. nil:
+	// there are none.
+	Reply func(addr string) bool
 	// AdminTLS looks key up in the administrator's own smtp_tls_policy_maps; "" where
 	// it has no entry. Parent domains are asked for apart. nil: there is no table.
 	AdminTLS func(ctx context.Context, key string) (string, error)
@@ -301,7 +305,11 @@ func (s *Server) senderTransport(key string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errBadKey, err)
 	}
-	r, ok := s.cfg.Engine.Sender(a, "").Requirement()
+	allowed := s.cfg.Engine.Sender(a, "")
+	if s.cfg.Reply != nil && s.cfg.Reply(quoted(key, a)) {
+		allowed &= policy.Encryption.Channels()
+	}
+	r, ok := allowed.Requirement()
 	switch {
 	case !ok:
 		return "", errors.New("no requirement allows what the sender's rule does")

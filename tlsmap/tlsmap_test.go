@@ -27,6 +27,7 @@ func TestAnswers(t *testing.T) {
 	s, _ := newServer(t, standardWorld(), func(c *Config) {
 		c.Pins = pins{"pinned@plain.example", `"pin ned"@plain.example`, "pinned@own.example"}
 		c.Bounce = func(a string) bool { return strings.HasPrefix(a, "postseal-bounce+") }
+		c.Reply = func(a string) bool { return strings.HasPrefix(a, "postseal-bounce+r") }
 	})
 	for _, tt := range []struct{ mapName, key, want string }{
 		{MapTransport, "x@plain.example", "NOTFOUND"},
@@ -117,6 +118,8 @@ func TestAnswers(t *testing.T) {
 		{MapSenderTransport, `""@forced.example`, "OK forcedsmtp:"}, // an empty local part
 		{MapSenderTransport, `"@x"@forced.example`, "OK forcedsmtp:"},
 		{MapSenderTransport, "@forced.example", "NOTFOUND"},
+		{MapSenderTransport, "postseal-bounce+rx.y@clinic.example", "OK securesmtp:"}, // a reply, wherever it is forwarded
+		{MapSenderTransport, "postseal-bounce+nx.y@clinic.example", "NOTFOUND"},
 
 		{"nomap", "x", "PERM no such map: want one of transport, tls-policy, secure-tls-policy, sender-transport"},
 		{"", "", "PERM no such map: want one of transport, tls-policy, secure-tls-policy, sender-transport"},

@@ -88,6 +88,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 			return err
 		}
 		conf.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
+		conf.Reply = vault.IsReply
 	}
 	m.server, err = tlsmap.New(conf)
 	return err
