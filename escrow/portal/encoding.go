@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"mime"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -13,6 +14,7 @@ import (
 	"github.com/emersion/go-message/charset"
 	xcharset "golang.org/x/net/html/charset"
 	"golang.org/x/text/encoding/charmap"
+	"golang.org/x/text/encoding/htmlindex"
 )
 
 // decode undoes a Content-Transfer-Encoding (RFC 2045, section 6). An unknown one
@@ -173,6 +175,38 @@ func unhex(c byte) int {
 	return -1
 }
 
+// charsets that mail calls by names that are not theirs, or that mean more than
+// they say: who writes gb2312 sends gbk.
+var charsets = map[string]string{
+	"gb2312": "gb18030", "gbk": "gb18030", "x-gbk": "gb18030", "cp936": "gb18030", "hz-gb-2312": "hz-gb-2312",
+	"ks_c_5601-1987": "euc-kr", "ks_c_5601": "euc-kr", "ksc5601": "euc-kr", "cp949": "euc-kr", "ms949": "euc-kr", "uhc": "euc-kr",
+	"cp932": "shift_jis", "ms932": "shift_jis", "windows-31j": "shift_jis", "x-sjis": "shift_jis", "sjis": "shift_jis", "x-ms-cp932": "shift_jis",
+	"x-euc-jp": "euc-jp", "iso-2022-jp-2": "iso-2022-jp", "cp50220": "iso-2022-jp", "iso-2022-jp-ms": "iso-2022-jp",
+	"cp950": "big5", "big5-hkscs": "big5", "x-x-big5": "big5",
+	"iso-8859-1": "windows-1252", "latin1": "windows-1252", "iso8859-1": "windows-1252", "cp1252": "windows-1252",
+	"cp1250": "windows-1250", "cp1251": "windows-1251", "cp1253": "windows-1253", "cp1254": "windows-1254", "cp1255": "windows-1255",
+	"cp1256": "windows-1256", "cp1257": "windows-1257", "cp1258": "windows-1258", "iso-8859-9": "windows-1254", "iso-8859-11": "windows-874",
+	"iso-8859-6-i": "iso-8859-6", "iso-8859-6-e": "iso-8859-6", "iso-8859-8-e": "iso-8859-8", "visual": "iso-8859-8",
+}
+
+// decoder returns a reader that converts from a charset.
+func decoder(name string, r io.Reader) (io.Reader, error) {
+	name = strings.ToLower(name)
+	if known, ok := charsets[name]; ok {
+		name = known
+	}
+	if e, err := htmlindex.Get(name); err == nil && name != "utf-16" {
+		if n, _ := htmlindex.Name(e); n != "replacement" {
+			return e.NewDecoder().Reader(r), nil
+		}
+	}
+	return charset.Reader(name, r)
+}
+
+// escapes starts Japanese text in ISO-2022-JP, which is seven bits and so passes
+// for ASCII.
+var escapes = regexp.MustCompile("\x1b(\\$[@B]|\\(J)")
+
 // toUTF8 converts a text of a declared charset. Where that is missing, unknown or
 // wrong, UTF-8 is believed if it is, then what an HTML text declares within
 // itself, then windows-1252.
@@ -181,10 +215,16 @@ func toUTF8(text []byte, declared, mediaType string) string {
 	if bytes.HasPrefix(text, []byte("\xef\xbb\xbf")) {
 		declared, text = "utf-8", text[3:]
 	}
+	unsaid := false
 	switch declared {
-	case "", "utf-8", "utf8", "us-ascii", "ascii", "unknown-8bit", "x-unknown", "default":
-	default:
-		if r, err := charset.Reader(declared, bytes.NewReader(text)); err == nil {
+	case "", "us-ascii", "ascii", "unknown-8bit", "x-unknown", "default":
+		unsaid = true
+		if escapes.Match(text) {
+			declared, unsaid = "iso-2022-jp", false
+		}
+	}
+	if !unsaid && declared != "utf-8" && declared != "utf8" {
+		if r, err := decoder(declared, bytes.NewReader(text)); err == nil {
 			if out, err := io.ReadAll(r); err == nil {
 				return strings.ToValidUTF8(string(out), "\uFFFD")
 			}
@@ -194,7 +234,7 @@ func toUTF8(text []byte, declared, mediaType string) string {
 	if valid := trimPartial(text); utf8.Valid(valid) {
 		return string(valid)
 	}
-	if declared == "utf-8" || declared == "utf8" {
+	if (declared == "utf-8" || declared == "utf8") && hasUTF8(text) {
 		return strings.ToValidUTF8(string(text), "\uFFFD")
 	}
 	if mediaType == "text/html" {
@@ -209,6 +249,19 @@ func toUTF8(text []byte, declared, mediaType string) string {
 		return strings.ToValidUTF8(string(text), "\uFFFD")
 	}
 	return string(out)
+}
+
+// hasUTF8 reports whether there is one character of several bytes: of what is
+// damaged UTF-8, and not another charset.
+func hasUTF8(text []byte) bool {
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		if r >= utf8.RuneSelf && n > 1 {
+			return true
+		}
+		text = text[n:]
+	}
+	return false
 }
 
 // trimPartial cuts off an incomplete UTF-8 sequence at the end.
@@ -233,7 +286,7 @@ func decodeWords(s string) string {
 	if !strings.Contains(s, "=?") {
 		return s
 	}
-	d := mime.WordDecoder{CharsetReader: charset.Reader}
+	d := mime.WordDecoder{CharsetReader: decoder}
 	if out, err := d.DecodeHeader(s); err == nil {
 		return out
 	}

@@ -68,8 +68,14 @@ func reserved(stem string) bool {
 // extension is the usual one of a type.
 func extension(mediaType string) string {
 	switch mediaType {
-	case "text/plain":
+	case "text/plain", "message/delivery-status", "message/disposition-notification", "message/global-delivery-status", "text/rfc822-headers":
 		return ".txt"
+	case "application/pkcs7-mime", "application/x-pkcs7-mime":
+		return ".p7m"
+	case "application/pkcs7-signature", "application/x-pkcs7-signature":
+		return ".p7s"
+	case "application/pgp-signature":
+		return ".asc"
 	case "text/html":
 		return ".html"
 	case "text/calendar":

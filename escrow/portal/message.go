@@ -13,6 +13,7 @@ import (
 	"github.com/emersion/go-message"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/words"
 )
 
 // frameCSP is the policy of the frame that shows HTML mail. Links may open pages
@@ -45,6 +46,7 @@ type messageView struct {
 	Files     []file
 	Cut       bool
 	Truncated bool
+	Sealed    string // as content has it
 
 	Reply   string // new, draft; "" where there is nobody to reply to
 	Replies []repliedView
@@ -76,7 +78,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 	view := messageView{
 		Self: v.self, Item: v.ItemID, Expires: v.Expires, Size: v.Size,
 		Subject: headerText(c.header, "Subject"), To: headerText(c.header, "To"), Cc: headerText(c.header, "Cc"),
-		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated,
+		HasHTML: c.hasHTML(), Files: c.attachments(), Cut: c.cut, Truncated: c.truncated, Sealed: c.sealed,
 		Reply: reply, Replies: replies,
 	}
 	view.Leave = v.self + "/leave"
@@ -106,7 +108,7 @@ func (p *portal) messagePage(r *http.Request, v *visit, s *escrow.Session) ([]by
 		view.HTML = view.HasHTML && !c.hasText()
 	}
 	if !view.HTML {
-		view.Text = segments(c.text())
+		view.Text = segments(c.textIn(wordsOf(r)))
 	}
 	return p.pages.render(r, "message", view)
 }
@@ -121,14 +123,14 @@ func (p *portal) html(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 	if r.Method == http.MethodHead {
 		return headOnly(w, "text/html; charset=utf-8")
 	}
-	doc, err := p.frame(r.Context(), v, s)
+	doc, err := p.frame(r.Context(), v, s, wordsOf(r))
 	if err != nil {
 		return err
 	}
 	return send(w, r, http.StatusOK, []byte(doc))
 }
 
-func (p *portal) frame(ctx context.Context, v *visit, s *escrow.Session) (string, error) {
+func (p *portal) frame(ctx context.Context, v *visit, s *escrow.Session, w *words.Words) (string, error) {
 	leave, err := p.render(ctx)
 	if err != nil {
 		return "", err
@@ -138,17 +140,31 @@ func (p *portal) frame(ctx context.Context, v *visit, s *escrow.Session) (string
 	if err != nil {
 		return "", err
 	}
-	return p.sanitizer.document(c)
+	return p.sanitizer.document(c, w)
 }
 
-// part downloads one part of the message, decoded, as it streams.
+// part downloads one part of the message, decoded, as it streams; with in, a file
+// that the part holds.
 func (p *portal) part(w http.ResponseWriter, r *http.Request, v *visit, s *escrow.Session) error {
 	n, err := strconv.Atoi(r.PathValue("n"))
 	if err != nil || n < 1 || n > maxParts {
 		return escrow.ErrUnknown
 	}
+	in := 0
+	if q := r.URL.Query().Get("in"); q != "" {
+		if in, err = strconv.Atoi(q); err != nil || in < 1 {
+			return escrow.ErrUnknown
+		}
+	}
 	if r.Method == http.MethodHead {
 		return headOnly(w, "application/octet-stream")
+	}
+	var within file
+	if in > 0 {
+		// A name may come after its file: the list is read first.
+		if within, err = p.within(r.Context(), v, s, n, in); err != nil {
+			return err
+		}
 	}
 	body, err := p.vault.Open(r.Context(), v.Pickup, s)
 	if err != nil {
@@ -159,6 +175,18 @@ func (p *portal) part(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 	_, _, err = walk(body, func(l *leaf, content io.Reader) error {
 		if l.n != n {
 			return nil
+		}
+		if in > 0 {
+			var err error
+			sent, err = inside(l, content, in, func(body io.Reader) error {
+				p.download(w, within.Name, downloadType(within.mediaType))
+				_, err := io.Copy(w, body)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			return errEnough
 		}
 		sent = true
 		p.download(w, filename(l.filename, l.mediaType, l.n), downloadType(l.mediaType))
@@ -171,6 +199,25 @@ func (p *portal) part(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 		return escrow.ErrUnknown
 	}
 	return err
+}
+
+// within finds a file that a part holds, by its number.
+func (p *portal) within(ctx context.Context, v *visit, s *escrow.Session, n, in int) (file, error) {
+	leave, err := p.render(ctx)
+	if err != nil {
+		return file{}, err
+	}
+	defer leave()
+	c, err := p.scan(ctx, v, s)
+	if err != nil {
+		return file{}, err
+	}
+	for _, f := range c.files {
+		if f.N == n && f.In == in {
+			return f, nil
+		}
+	}
+	return file{}, escrow.ErrUnknown
 }
 
 // raw downloads the message byte for byte.

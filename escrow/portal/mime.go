@@ -21,6 +21,7 @@ const (
 	maxHeaderBlock = 256 << 10 // bytes, of each part
 	maxBoundary    = 256       // bytes; RFC 2046 has 70
 	maxField       = 16 << 10  // bytes, of a field with parameters
+	maxLost        = 64 << 10  // bytes, of a text that stands where a header should
 )
 
 // leaf is a part that has content of its own.
@@ -48,8 +49,16 @@ var errEnough = errors.New("enough")
 // multipart is read here, not by go-message: its reader ends a message at the
 // first malformed header of a part.
 func walk(r io.Reader, visit func(l *leaf, body io.Reader) error) (header message.Header, truncated bool, err error) {
+	return walkFrom(r, func(message.Header) {}, visit)
+}
+
+// walkFrom walks, and tells the header of the message first.
+func walkFrom(r io.Reader, start func(message.Header), visit func(l *leaf, body io.Reader) error) (header message.Header, truncated bool, err error) {
 	w := &walker{in: bufio.NewReaderSize(r, 64<<10), visit: visit}
 	header, _ = w.header()
+	if w.err == nil {
+		start(header)
+	}
 	if w.err == nil {
 		w.entity(header, "text/plain", 0, 0)
 	}
@@ -69,7 +78,8 @@ type walker struct {
 	leaves       int
 	alternatives int
 	truncated    bool
-	midLine      bool // the line before was longer than the buffer and goes on
+	midLine      bool   // the line before was longer than the buffer and goes on
+	lost         []byte // lines where a header should be, if there is no header
 	eof          bool
 	err          error // of reading or visiting: ends everything
 }
@@ -110,6 +120,7 @@ func (w *walker) line() (line []byte, level int, last bool) {
 func (w *walker) header() (h message.Header, end boundary) {
 	end.level = noBoundary
 	var block bytes.Buffer
+	w.lost = w.lost[:0]
 	keep := false // lines that continue the one before
 	for {
 		overlong := w.midLine
@@ -123,12 +134,18 @@ func (w *walker) header() (h message.Header, end boundary) {
 		}
 		trimmed := bytes.TrimRight(line, "\r\n")
 		if len(trimmed) == 0 {
+			if len(w.lost) > 0 {
+				w.lost = append(w.lost, line...)
+			}
 			break // the empty line, or the end of the message
 		}
 		switch {
 		case trimmed[0] == ' ' || trimmed[0] == '\t':
 		default:
 			keep = isField(trimmed)
+		}
+		if !keep && block.Len() == 0 && len(w.lost) <= maxLost {
+			w.lost = append(append(w.lost, trimmed...), line[len(trimmed):]...)
 		}
 		if keep && block.Len()+len(trimmed)+2 <= maxHeaderBlock {
 			block.Write(bytes.ReplaceAll(trimmed, []byte{'\r'}, nil))
@@ -137,6 +154,9 @@ func (w *walker) header() (h message.Header, end boundary) {
 			w.truncated = true
 			keep = false
 		}
+	}
+	if block.Len() > 0 || bytes.HasPrefix(w.lost, []byte("From ")) {
+		w.lost = w.lost[:0]
 	}
 	block.WriteString("\r\n")
 	th, _ := textproto.ReadHeader(bufio.NewReader(&block)) // what it could read
@@ -194,7 +214,7 @@ func (w *walker) entity(h message.Header, defaultType string, depth, alternative
 	for end.level == level && !end.last {
 		var ph message.Header
 		if ph, end = w.header(); end.level != noBoundary {
-			if end.level == level && ph.Len() == 0 {
+			if end.level == level && ph.Len() == 0 && len(w.lost) == 0 {
 				continue // an empty part
 			}
 			w.visitEmpty(ph, partType, alternative)
@@ -222,12 +242,20 @@ func (w *walker) skip() boundary {
 func (w *walker) visitEmpty(h message.Header, defaultType string, alternative int) {
 	mediaType, params := contentType(h.Get("Content-Type"), defaultType)
 	if !strings.HasPrefix(mediaType, "multipart/") {
-		w.visitLeaf(h, mediaType, params, alternative, strings.NewReader(""))
+		// Without the end of line that belongs to the boundary.
+		w.visitLeaf(h, mediaType, params, alternative, bytes.NewReader(bytes.TrimSuffix(bytes.TrimSuffix(w.takeLost(), []byte{'\n'}), []byte{'\r'})))
 	}
 }
 
+// takeLost returns the lines where a header should have been.
+func (w *walker) takeLost() []byte {
+	lost := bytes.Clone(w.lost)
+	w.lost = w.lost[:0]
+	return lost
+}
+
 func (w *walker) leaf(h message.Header, mediaType string, params map[string]string, alternative int) boundary {
-	body := &bodyReader{w: w, end: boundary{level: noBoundary}}
+	body := &bodyReader{w: w, end: boundary{level: noBoundary}, rest: w.takeLost()}
 	w.visitLeaf(h, mediaType, params, alternative, body)
 	if w.err == nil {
 		if _, err := io.Copy(io.Discard, body); err != nil {

@@ -1,7 +1,9 @@
 package portal
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"html/template"
 	"net/url"
 	"regexp"
@@ -10,6 +12,8 @@ import (
 
 	"github.com/microcosm-cc/bluemonday"
 	"golang.org/x/net/html"
+
+	"github.com/postseal/postseal/escrow/words"
 )
 
 // sanitizer makes HTML mail harmless by a list of what may stay. It is the first
@@ -25,6 +29,8 @@ var (
 	number      = regexp.MustCompile(`^\s*-?\d{1,5}\s*$`)
 	color       = regexp.MustCompile(`^(?i)\s*(#?[0-9a-f]{3,8}|[a-z]{3,25})\s*$`)
 	fontFace    = regexp.MustCompile(`^[\p{L}\p{N} ,'"_.-]{1,200}$`)
+	classNames  = regexp.MustCompile(`^[\w\s-]{1,300}$`)
+	idName      = regexp.MustCompile(`^[A-Za-z_][\w-]{0,80}$`)
 	language    = regexp.MustCompile(`^[A-Za-z0-9-]{1,35}$`)
 )
 
@@ -46,6 +52,10 @@ func newSanitizer() *sanitizer {
 	p.AllowAttrs("src").Matching(imageSource).OnElements("img")
 	p.AllowAttrs("alt").OnElements("img")
 	p.AllowAttrs("title").Globally()
+	// For the style sheets. Nothing else knows these names: the frame has no scripts,
+	// and nothing of its own that has one.
+	p.AllowAttrs("class").Matching(classNames).Globally()
+	p.AllowAttrs("id").Matching(idName).Globally()
 	p.AllowAttrs("dir").Matching(regexp.MustCompile(`^(?i)(ltr|rtl|auto)$`)).Globally()
 	p.AllowAttrs("lang").Matching(language).Globally()
 	p.AllowAttrs("align", "valign").Matching(word).Globally()
@@ -59,18 +69,7 @@ func newSanitizer() *sanitizer {
 	p.AllowAttrs("nowrap", "noshade", "reversed").Matching(regexp.MustCompile(`^[a-z]{0,8}$`)).OnElements("td", "th", "hr", "ol")
 	p.AllowAttrs("start", "value").Matching(number).OnElements("ol", "li")
 	p.AllowAttrs("type").Matching(regexp.MustCompile(`^[AaIi1]$|^(disc|circle|square)$`)).OnElements("ol", "ul", "li")
-	p.AllowStyles(
-		"background", "background-color", "border", "border-bottom", "border-bottom-color", "border-bottom-left-radius", "border-bottom-right-radius",
-		"border-bottom-style", "border-bottom-width", "border-collapse", "border-color", "border-left", "border-left-color", "border-left-style",
-		"border-left-width", "border-radius", "border-right", "border-right-color", "border-right-style", "border-right-width", "border-spacing",
-		"border-style", "border-top", "border-top-color", "border-top-left-radius", "border-top-right-radius", "border-top-style", "border-top-width",
-		"border-width", "box-sizing", "caption-side", "clear", "color", "direction", "display", "float", "font", "font-family", "font-size",
-		"font-style", "font-variant", "font-weight", "height", "letter-spacing", "line-height", "list-style", "list-style-position",
-		"list-style-type", "margin", "margin-bottom", "margin-left", "margin-right", "margin-top", "max-height", "max-width", "min-height", "min-width",
-		"opacity", "overflow", "overflow-wrap", "padding", "padding-bottom", "padding-left", "padding-right", "padding-top", "table-layout",
-		"text-align", "text-decoration", "text-indent", "text-transform", "unicode-bidi", "vertical-align", "visibility", "white-space", "width",
-		"word-break", "word-spacing", "word-wrap",
-	).MatchingHandler(safeStyle).Globally()
+	p.AllowStyles(cssProperties...).MatchingHandler(safeStyle).Globally()
 
 	p.RequireNoReferrerOnLinks(true)
 	p.RequireNoFollowOnLinks(true)
@@ -107,8 +106,8 @@ func safeStyle(value string) bool {
 var errNoHTML = errors.New("the HTML can't be shown")
 
 // document makes the frame's document of a message: harmless, with the images
-// that the message brings in itself.
-func (s *sanitizer) document(c *content) (out string, err error) {
+// that the message brings in itself. w may be nil.
+func (s *sanitizer) document(c *content, w *words.Words) (out string, err error) {
 	defer func() {
 		if recover() != nil { // in a parser of foreign input that is not ours
 			out, err = "", errNoHTML
@@ -117,44 +116,177 @@ func (s *sanitizer) document(c *content) (out string, err error) {
 	var b strings.Builder
 	b.WriteString(frameHead)
 	images := int64(4 * maxImages) // an image that is named often is one often
-	for _, block := range c.blocks {
-		b.WriteString("<div>")
+	sheets := maxSheets
+	for i, block := range c.blocks {
+		switch {
+		case block.attached != nil:
+			b.WriteString("<hr>\n")
+			if w != nil {
+				b.WriteString("<p><b>" + html.EscapeString(w.T("message.attached")) + "</b></p>\n")
+			}
+			b.WriteString("<p>")
+			for _, l := range block.attached.lines(w) {
+				if l[0] != "" {
+					b.WriteString(html.EscapeString(l[0]) + ": ")
+				}
+				b.WriteString("<bdi>" + html.EscapeString(l[1]) + "</bdi><br>\n")
+			}
+			b.WriteString("</p>\n")
+			continue
+		case block.image != "":
+			url := c.images[block.image]
+			if images -= int64(len(url)); images >= 0 && !c.names(block.image) {
+				b.WriteString(`<p><img src="` + url + `" alt=""></p>` + "\n")
+			}
+			continue
+		}
+		b.WriteString("<article>")
 		if len(block.html) == 0 {
 			for _, t := range block.text {
-				b.WriteString(`<pre style="white-space:pre-wrap;font:inherit">` + template.HTMLEscapeString(t) + "</pre>")
+				b.WriteString(`<pre dir="auto" style="white-space:pre-wrap;font:inherit">` + template.HTMLEscapeString(t) + "</pre>")
 			}
 		}
-		for _, h := range block.html {
-			inline(&b, s.policy.Sanitize(withoutLongStyles(h)), c.images, &images)
+		for j, h := range block.html {
+			s.fragment(&b, h, fmt.Sprintf("mail-%d-%d", i, j), c.images, &images, &sheets)
 		}
-		b.WriteString("</div>\n")
+		b.WriteString("</article>\n")
 	}
 	b.WriteString("</body></html>\n")
 	return b.String(), nil
+}
+
+// fragment writes one HTML text, within a class of its own if it brings style
+// sheets: they are for it alone. left and sheets are what may still come, in bytes.
+func (s *sanitizer) fragment(b *strings.Builder, h, scope string, images map[string]string, left *int64, sheets *int) {
+	p := prepare(h)
+	var css strings.Builder
+	for _, c := range p.sheets {
+		if *sheets -= len(c); *sheets >= 0 {
+			css.WriteString(sheet(c, scope))
+		}
+	}
+	if css.Len() == 0 && p.body == nil {
+		inline(b, s.policy.Sanitize(p.html), images, left)
+		return
+	}
+	body := html.Token{Type: html.StartTagToken, Data: "div", Attr: mergeBody(p.body)}
+	open := strings.TrimSuffix(s.policy.Sanitize(body.String()+"</div>"), "</div>")
+	b.WriteString(`<section class="` + scope + `">`)
+	if css.Len() > 0 {
+		b.WriteString("<style>\n" + css.String() + "</style>\n")
+	}
+	b.WriteString(open)
+	inline(b, s.policy.Sanitize(p.html), images, left)
+	b.WriteString("</div></section>")
 }
 
 // maxStyle is the length of a style attribute that is looked at, in bytes. What
 // parses them takes time by the square of their length.
 const maxStyle = 2 << 10
 
-// withoutLongStyles drops style attributes that are too long.
-func withoutLongStyles(s string) string {
+// prepared is an HTML text with its style sheets, and what its body says of
+// itself, taken out.
+type prepared struct {
+	html   string
+	sheets []string
+	body   []html.Attribute // nil if it says nothing
+}
+
+// prepare takes an HTML text apart, before it is made harmless. It keeps of style
+// attributes what may stay.
+func prepare(s string) prepared {
 	var out strings.Builder
+	var p prepared
 	z := html.NewTokenizer(strings.NewReader(s))
+	inStyle := false
 	for {
 		tt := z.Next()
 		if tt == html.ErrorToken {
-			return out.String()
+			break
 		}
 		raw := z.Raw()
-		if tt != html.StartTagToken && tt != html.SelfClosingTagToken || len(raw) <= maxStyle {
+		if inStyle && tt == html.TextToken {
+			p.sheets = append(p.sheets, string(raw))
+			continue
+		}
+		inStyle = false
+		if tt != html.StartTagToken && tt != html.SelfClosingTagToken {
 			out.Write(raw)
 			continue
 		}
+		raw = bytes.Clone(raw) // reading the token changes it
 		t := z.Token()
-		t.Attr = slices.DeleteFunc(t.Attr, func(a html.Attribute) bool { return a.Key == "style" && len(a.Val) > maxStyle })
+		switch t.Data {
+		case "style":
+			inStyle = tt == html.StartTagToken
+			continue
+		case "html", "body":
+			p.body = append(p.body, bodyAttributes(t)...)
+			continue
+		}
+		i := slices.IndexFunc(t.Attr, func(a html.Attribute) bool { return a.Key == "style" })
+		if i < 0 {
+			out.Write(raw)
+			continue
+		}
+		t.Attr = cleanStyles(t.Attr)
 		out.WriteString(t.String())
 	}
+	p.html = out.String()
+	return p
+}
+
+// cleanStyles makes style attributes harmless, and drops those that are too long.
+func cleanStyles(attrs []html.Attribute) []html.Attribute {
+	out := attrs[:0]
+	for _, a := range attrs {
+		if a.Key == "style" {
+			if len(a.Val) > maxStyle {
+				continue
+			}
+			if a.Val = declarations(cssComment.ReplaceAllString(a.Val, " ")); a.Val == "" {
+				continue
+			}
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// bodyAttributes are those of html and body that also say something of a div.
+func bodyAttributes(t html.Token) []html.Attribute {
+	var out []html.Attribute
+	for _, a := range cleanStyles(t.Attr) {
+		switch a.Key {
+		case "dir", "lang", "style", "class", "id", "bgcolor":
+			out = append(out, a)
+		case "text":
+			if color.MatchString(a.Val) {
+				out = append(out, html.Attribute{Key: "style", Val: "color: " + strings.TrimSpace(a.Val)})
+			}
+		}
+	}
+	return out
+}
+
+// mergeBody makes one set of the attributes of html and body: styles and classes
+// add up, of the others the last counts.
+func mergeBody(attrs []html.Attribute) []html.Attribute {
+	out := []html.Attribute{{Key: "class", Val: "mail-body"}}
+	for _, a := range attrs {
+		i := slices.IndexFunc(out, func(o html.Attribute) bool { return o.Key == a.Key })
+		switch {
+		case i < 0:
+			out = append(out, a)
+		case a.Key == "class" && classNames.MatchString(a.Val):
+			out[i].Val += " " + a.Val
+		case a.Key == "style":
+			out[i].Val += "; " + a.Val
+		case a.Key != "class":
+			out[i].Val = a.Val
+		}
+	}
+	return out
 }
 
 // inline writes sanitised HTML, with what its images name by cid: (RFC 2392) in
@@ -219,6 +351,7 @@ const frameHead = `<!doctype html>
 body{margin:0;padding:16px;background:#fff;color:#17212b;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:anywhere}
 img{max-width:100%;height:auto}
 table{max-width:100%}
+td,th{overflow-wrap:break-word}
 a{color:#0b5394}
 pre{white-space:pre-wrap}
 blockquote{margin:.5em 0;padding-left:.8em;border-left:3px solid #c5ced8}

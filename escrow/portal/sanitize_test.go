@@ -35,15 +35,15 @@ func hostile(t testing.TB) map[string]string {
 // show sanitises HTML as the frame shows it, without the frame's own head.
 func show(t testing.TB, s *sanitizer, in string) string {
 	t.Helper()
-	doc, err := s.document(&content{blocks: []block{{html: []string{in}}}, images: map[string]string{"logo": "data:image/png;base64," + dot}})
+	doc, err := s.document(&content{blocks: []block{{html: []string{in}}}, images: map[string]string{"logo": "data:image/png;base64," + dot}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	body, ok := strings.CutPrefix(doc, frameHead)
-	if !ok || !strings.HasSuffix(body, "</div>\n</body></html>\n") {
+	if !ok || !strings.HasSuffix(body, "</article>\n</body></html>\n") {
 		t.Fatalf("a frame of another form: %q", doc)
 	}
-	return strings.TrimPrefix(strings.TrimSuffix(body, "</div>\n</body></html>\n"), "<div>")
+	return strings.TrimPrefix(strings.TrimSuffix(body, "</article>\n</body></html>\n"), "<article>")
 }
 
 func TestHostileHTML(t *testing.T) {
@@ -70,6 +70,7 @@ func TestHostileHTML(t *testing.T) {
 }
 
 var (
+	harmlessSheet = regexp.MustCompile(`(?i)url\s*\(|expression|image|@import|@font|@charset|@n|var\s*\(|attr\s*\(|\\|[;{]\s*(position|content|behavior|-moz-binding)\s*:|<`)
 	harmlessStyle = regexp.MustCompile(`(?i)url|expression|image|import|var|attr|@|\\|position|content`)
 )
 
@@ -91,15 +92,20 @@ func harmless(t testing.TB, out string) {
 		if n.Namespace != "" {
 			t.Errorf("foreign element %s:%s", n.Namespace, n.Data)
 		}
+		if n.Data == "style" {
+			if css := n.FirstChild; css != nil && harmlessSheet.MatchString(css.Data) {
+				t.Errorf("style sheet %q", css.Data)
+			}
+		}
 		switch n.Data {
-		case "script", "style", "link", "meta", "base", "iframe", "frame", "frameset", "object", "embed", "applet", "form", "input", "button", "select",
+		case "script", "link", "meta", "base", "iframe", "frame", "frameset", "object", "embed", "applet", "form", "input", "button", "select",
 			"textarea", "svg", "math", "template", "video", "audio", "source", "track", "picture", "portal", "marquee", "noscript", "title", "dialog", "slot":
 			t.Errorf("element %s", n.Data)
 		}
 		for _, a := range n.Attr {
 			v := strings.ToLower(strings.TrimSpace(a.Val))
 			switch {
-			case strings.HasPrefix(a.Key, "on"), a.Key == "id", a.Key == "name", a.Key == "class", a.Key == "srcset", a.Key == "background", a.Key == "ping", a.Key == "action", a.Key == "formaction", a.Key == "srcdoc":
+			case strings.HasPrefix(a.Key, "on"), a.Key == "name", a.Key == "srcset", a.Key == "background", a.Key == "ping", a.Key == "action", a.Key == "formaction", a.Key == "srcdoc":
 				t.Errorf("attribute %s of %s", a.Key, n.Data)
 			case a.Key == "href":
 				if !strings.HasPrefix(v, "https://") && !strings.HasPrefix(v, "http://") && !strings.HasPrefix(v, "mailto:") && !strings.HasPrefix(v, "tel:") {
@@ -122,7 +128,7 @@ func harmless(t testing.TB, out string) {
 func TestMailStaysReadable(t *testing.T) {
 	s := newSanitizer()
 	for in, want := range map[string]string{
-		`<p class="MsoNormal"><span style="font-size:11.0pt;font-family:&quot;Calibri&quot;,sans-serif;color:#1F497D">Hi<o:p></o:p></span></p>`:           `<p><span style="font-size: 11.0pt; font-family: &#34;Calibri&#34;,sans-serif; color: #1F497D">Hi</span></p>`,
+		`<p class="MsoNormal"><span style="font-size:11.0pt;font-family:&quot;Calibri&quot;,sans-serif;color:#1F497D">Hi<o:p></o:p></span></p>`:           `<p class="MsoNormal"><span style="font-size: 11.0pt; font-family: &#34;Calibri&#34;,sans-serif; color: #1F497D">Hi</span></p>`,
 		`<table width="600" cellpadding="0" bgcolor="#ffffff" align="center"><tr><td style="padding:10px 20px;background-color:#f00">x</td></tr></table>`: `<table width="600" cellpadding="0" bgcolor="#ffffff" align="center"><tr><td style="padding: 10px 20px; background-color: #f00">x</td></tr></table>`,
 		`<div dir="rtl" lang="ar">مرحبا</div>`:                                       `<div dir="rtl" lang="ar">مرحبا</div>`,
 		`<a href="mailto:a@b.example?subject=x">m</a> <a href="tel:+49301234">t</a>`: `<a href="mailto:a@b.example?subject=x" rel="nofollow noreferrer">m</a> <a href="tel:+49301234" rel="nofollow noreferrer">t</a>`,
@@ -141,7 +147,7 @@ func TestMailStaysReadable(t *testing.T) {
 
 func TestAnImageThatIsNamedOften(t *testing.T) {
 	big := "data:image/png;base64," + strings.Repeat("A", maxImages)
-	doc, err := newSanitizer().document(&content{blocks: []block{{html: []string{strings.Repeat(`<img src="cid:x">`, 1000)}}}, images: map[string]string{"x": big}})
+	doc, err := newSanitizer().document(&content{blocks: []block{{html: []string{strings.Repeat(`<img src="cid:x">`, 1000)}}}, images: map[string]string{"x": big}}, nil)
 	if err != nil || len(doc) > 5*maxImages || !strings.Contains(doc, big) {
 		t.Errorf("%d bytes, %v", len(doc), err)
 	}
