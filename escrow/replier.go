@@ -4,15 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/emersion/go-smtp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postseal/postseal/escrow/lmtp"
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/seal"
 )
@@ -162,27 +162,21 @@ func (d *Replier) one(ctx context.Context, stored *StoredReply) {
 		v.log.Warn("a reply can't be handed to the splitter, it stays queued", "reply", r.ID, "splitter", d.Splitter, "attempt", r.Attempts+1, "again_in", wait, "error", err)
 	}
 	for _, res := range results {
-		d.results.WithLabelValues(res.word()).Inc()
+		d.results.WithLabelValues(word(res)).Inc()
 		level := slog.LevelInfo
-		if res.code/100 != 2 {
+		if !res.Taken() {
 			level = slog.LevelWarn
 		}
-		v.log.Log(ctx, level, "reply", "reply", r.ID, "recipient", res.address, "outcome", res.word(), "code", res.code, "text", res.text)
+		v.log.Log(ctx, level, "reply", "reply", r.ID, "recipient", res.Address, "outcome", word(res), "code", res.Code, "text", res.Text)
 	}
 }
 
-// result is the splitter's answer for one recipient of a reply.
-type result struct {
-	address string
-	code    int
-	text    string
-}
-
-func (r result) word() string {
-	switch r.code / 100 {
-	case 2:
+// word is how metrics and logs call what became of a recipient.
+func word(r lmtp.Result) string {
+	switch {
+	case r.Taken():
 		return "taken"
-	case 5:
+	case r.Refused():
 		return "failed"
 	}
 	return "deferred"
@@ -190,101 +184,20 @@ func (r result) word() string {
 
 // send gives a reply to the splitter, for the recipients that still wait. A
 // recipient that is not among the results is as it was; the error says why.
-func (d *Replier) send(ctx context.Context, r *reply) ([]result, error) {
+func (d *Replier) send(ctx context.Context, r *reply) ([]lmtp.Result, error) {
 	shutdown := ctx
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.timeout)
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(shutdown, func() { time.AfterFunc(replyGrace, cancel) })()
-	network, addr := "tcp", d.Splitter
-	if path, ok := strings.CutPrefix(addr, "unix:"); ok {
-		network, addr = "unix", path
+	m := d.Vault.message(ctx, r)
+	e := lmtp.Envelope{
+		From: d.Vault.bounceAddress(bounceReply, r.ID), To: r.content.Out.open(), UTF8: m.UTF8(),
+		Notify: []smtp.DSNNotify{smtp.DSNNotifyFailure},
 	}
-	var dialer net.Dialer
-	conn, err := dialer.DialContext(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	c := smtp.NewClientLMTP(conn)
-	c.CommandTimeout, c.SubmissionTimeout = d.timeout, d.timeout
-	results, err := d.transact(ctx, c, r)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w (%w)", context.Cause(ctx), err)
-	}
-	return results, err
-}
-
-func (d *Replier) transact(ctx context.Context, c *smtp.Client, r *reply) ([]result, error) {
-	if err := c.Hello(d.ServerName); err != nil {
-		return nil, fmt.Errorf("greeting: %w", err)
-	}
-	m, to := d.Vault.message(ctx, r), r.content.Out.open()
-	utf8 := m.UTF8()
-	for _, a := range to {
-		utf8 = utf8 || !isASCII(a)
-	}
-	// A bounce need not carry the reply; and none is asked for but of failures.
-	from := d.Vault.bounceAddress(bounceReply, r.ID)
-	if err := c.Mail(from, &smtp.MailOptions{Return: smtp.DSNReturnHeaders, UTF8: utf8}); err != nil {
-		return nil, fmt.Errorf("MAIL: %w", err)
-	}
-	var results []result
-	taken := 0
-	for _, a := range to {
-		if strings.ContainsAny(a, "<>\r\n") && !strings.HasPrefix(a, `"`) {
-			results = append(results, result{a, 553, "Not sent: the address breaks out of the command"})
-			continue
-		}
-		err := c.Rcpt(a, &smtp.RcptOptions{Notify: []smtp.DSNNotify{smtp.DSNNotifyFailure}})
-		var refused *smtp.SMTPError
-		switch {
-		case err == nil:
-			taken++
-		case errors.As(err, &refused):
-			results = append(results, result{a, refused.Code, refused.Message})
-		default:
-			return nil, fmt.Errorf("RCPT: %w", err)
-		}
-	}
-	if taken == 0 {
-		return results, nil
-	}
-	w, err := c.Data()
-	if err != nil {
-		return results, fmt.Errorf("DATA: %w", err)
-	}
-	if _, err := m.WriteTo(w); err != nil {
-		// The connection is cut: what is there must not pass for a whole message.
-		return results, fmt.Errorf("write the reply: %w", err)
-	}
-	ok, err := w.CloseWithLMTPResponse()
-	for a, res := range ok {
-		results = append(results, result{a, 250, res.StatusText})
-	}
-	var each smtp.LMTPDataError
-	if errors.As(err, &each) {
-		for a, res := range each {
-			results = append(results, result{a, res.Code, res.Message})
-		}
-		if len(results) == len(to) {
-			err = nil
-		}
-	}
-	if err == nil {
-		c.CommandTimeout = time.Second
-		c.Quit()
-	}
-	return results, err
-}
-
-func isASCII(s string) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] >= 0x80 {
-			return false
-		}
-	}
-	return true
+	return lmtp.Deliver(ctx, d.Splitter, d.ServerName, d.timeout, e, func(w io.Writer) error {
+		_, err := m.WriteTo(w)
+		return err
+	})
 }
 
 // putOffReply leaves a reply as it is, for later.
@@ -297,7 +210,7 @@ func (v *Vault) putOffReply(ctx context.Context, s *StoredReply, wait time.Durat
 
 // recordTry records what became of a try. Whoever still waits is tried again, after
 // wait; but not for ever.
-func (v *Vault) recordTry(ctx context.Context, id string, results []result, wait time.Duration) error {
+func (v *Vault) recordTry(ctx context.Context, id string, results []lmtp.Result, wait time.Duration) error {
 	_, err := v.settleReply(ctx, id, func(r *reply) bool {
 		if r.State != ReplyQueued {
 			return false
@@ -312,11 +225,11 @@ func (v *Vault) recordTry(ctx context.Context, id string, results []result, wait
 				continue // it came back already
 			}
 			for _, res := range results {
-				if res.address == to.Address {
-					switch res.code / 100 {
-					case 2:
+				if res.Address == to.Address {
+					switch {
+					case res.Taken():
 						to.State = outTaken
-					case 5:
+					case res.Refused():
 						to.State = outFails
 					}
 				}
