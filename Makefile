@@ -3,6 +3,7 @@
 # make run    start Postseal on a database in ./run, to look around
 # make bench  the benchmarks, as ratios within one run
 # make guards take each guard out, and see its end-to-end test fail: an hour
+# make screens the pictures of docs/screens.md, anew
 # make lint   gofmt, go vet, staticcheck
 #
 # demo and test want root (they make network namespaces of their own) and
@@ -15,7 +16,7 @@ export CGO_ENABLED := 1
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: all build demo test run bench lint fuzz guards
+.PHONY: all build demo test run bench lint fuzz guards screens
 
 all: build
 
@@ -59,3 +60,9 @@ GUARDS ?= .
 guards:
 	@internal/lab/setup.sh test
 	@go run ./internal/lab/guards -run '$(GUARDS)'
+
+# screens takes the pictures of docs/screens.md from the pages that the tests visit;
+# only those that are there already are kept. Japanese wants a font (fonts-noto-cjk).
+screens:
+	@d=$$(mktemp -d); POSTSEAL_SCREENSHOTS=$$d go test -count=1 -timeout 20m -run 'Looks|BrowserInbox' ./escrow/portal; \
+	for f in docs/screens/*.png; do cp $$d/$$(basename $$f) $$f || exit 1; done; rm -r $$d

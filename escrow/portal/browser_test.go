@@ -200,6 +200,7 @@ func TestLooks(t *testing.T) {
 	visit("expired", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrExpired; return "" })
 	visit("retracted", newFakeVault(""), func(s *testSite) string { s.vault.err = escrow.ErrRetracted; return "" })
 	visit("unknown", newFakeVault(""), func(s *testSite) string { return "/nowhere" })
+	visit("refused", newFakeVault(crlf(plainLetter)), func(s *testSite) string { return "#refused" })
 	visit("trouble", newFakeVault(""), func(s *testSite) string { s.vault.err = http.ErrServerClosed; return "" })
 }
 
@@ -243,6 +244,12 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 		return
 	}
 	path, steps, _ := strings.Cut(state, "#")
+	if steps == "refused" { // a form on another site
+		do(t, ctx, chromedp.Navigate("about:blank"))
+		eval[int](t, ctx, `document.body.innerHTML = '<form method="post" action="`+s.link+`/code"><button></button></form>', 0`)
+		submit(t, ctx, chromedp.Click(chromedp.CSS("button")))
+		return
+	}
 	do(t, ctx, chromedp.Navigate(s.link+path))
 	send := func() { submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/code"] button`))) }
 	enter := func(what string) {
