@@ -32,7 +32,7 @@ func newAPI(cfg *config, db *sql.DB, from, hostname string, log *slog.Logger, re
 	}
 	return submit.NewAPI(submit.Config{
 		Store: db, Submitter: newSubmitter(cfg, hostname), Domain: address.Domain,
-		SpoolDir: cfg.spoolDir(), MaxSize: cfg.size("max-message-size"), Now: time.Now, Log: log, Registerer: reg,
+		SpoolDir: cfg.spoolDir(), MaxSize: cfg.size("max-message-size"), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
 	})
 }
 

@@ -63,6 +63,7 @@ type Config struct {
 	Now        func() time.Time
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
+	Crash      func(point string) // crash points of test builds; nil: none
 }
 
 type api struct {
@@ -82,6 +83,9 @@ func NewAPI(c Config) (http.Handler, error) {
 	}
 	if a.Log == nil {
 		a.Log = slog.New(slog.DiscardHandler)
+	}
+	if a.Crash == nil {
+		a.Crash = func(string) {}
 	}
 	if a.MaxSize <= 0 {
 		a.MaxSize = 100 << 20
@@ -214,7 +218,9 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, key *Key) {
 		a.problem(w, http.StatusUnprocessableEntity, field.Field, field.Problem)
 		return
 	}
+	a.Crash("api-before-send")
 	results, err := a.Submitter.Send(ctx, &req.Letter)
+	a.Crash("api-after-send")
 	if err != nil {
 		a.Log.Error("API: message not taken", "key", key.ID, "error", err)
 	}
@@ -249,6 +255,7 @@ func (a *api) settle(ctx context.Context, w http.ResponseWriter, key *Key, first
 			a.Log.Warn("API: an answer is not kept; a repeated request is answered anew", "key", key.ID, "error", err)
 		}
 	}
+	a.Crash("api-before-answer")
 	a.Log.Info("API: message", "key", key.ID, "sealed", n[Sealed], "handed_over", n[Handed], "deferred", n[Deferred], "refused", n[Refused])
 	a.answer(w, status, text)
 }

@@ -53,7 +53,7 @@ type Letter struct {
 // Outcomes for one recipient.
 const (
 	Sealed   = "sealed"      // waits in the escrow; the notice is on its way
-	Handed   = "handed-over" // Postfix has it, for delivery over TLS or to a mailbox here
+	Handed   = "handed-over" // Postfix has it: for a mailbox here, or over TLS; if TLS fails there, it is sealed then
 	Deferred = "deferred"    // not taken now; send it again, with the same idempotency key
 	Refused  = "refused"     // will not be taken
 )
