@@ -167,7 +167,7 @@ func selectors(list, scope string) string {
 	var out []string
 	for s := range strings.SplitSeq(list, ",") {
 		s = strings.TrimSpace(s)
-		if s == "" || len(s) > maxSelector || !selector.MatchString(s) {
+		if s == "" || len(s) > maxSelector || strings.IndexByte(">+~", s[0]) >= 0 || !selector.MatchString(s) {
 			continue
 		}
 		s = strings.Join(strings.Fields(s), " ")
@@ -212,7 +212,7 @@ func declarations(css string) string {
 		plain := important.ReplaceAllString(value, "")
 		isImportant := plain != value
 		if property == "background" { // its colour stays where its picture goes
-			plain = strings.TrimSpace(address.ReplaceAllString(plain, " "))
+			plain = strings.Join(strings.Fields(address.ReplaceAllString(plain, " ")), " ")
 		}
 		if plain == "" || !safeStyle(plain) || !balanced(plain) || strings.Contains(plain, "!") {
 			continue

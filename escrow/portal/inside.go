@@ -155,7 +155,7 @@ func (s *scanner) tnefWithin(list []tnef.Message, p spot) {
 }
 
 func (s *scanner) textOf(m *tnef.Message) (html, text string) {
-	html, text = m.HTML, strings.ReplaceAll(m.Text, "\r\n", "\n")
+	html, text = withoutNUL(m.HTML), strings.ReplaceAll(withoutNUL(m.Text), "\r\n", "\n")
 	if int64(len(html)) > s.htmlLeft {
 		html, s.c.cut = "", true
 	}

@@ -258,8 +258,13 @@ func bodyAttributes(t html.Token) []html.Attribute {
 	var out []html.Attribute
 	for _, a := range cleanStyles(t.Attr) {
 		switch a.Key {
-		case "dir", "lang", "style", "class", "id", "bgcolor":
+		case "dir", "lang", "style", "class", "id":
 			out = append(out, a)
+		case "bgcolor":
+			if color.MatchString(a.Val) {
+				// Before the style, which overrides it.
+				out = append([]html.Attribute{{Key: "style", Val: "background-color: " + strings.TrimSpace(a.Val)}}, out...)
+			}
 		case "text":
 			if color.MatchString(a.Val) {
 				out = append(out, html.Attribute{Key: "style", Val: "color: " + strings.TrimSpace(a.Val)})

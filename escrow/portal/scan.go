@@ -101,8 +101,7 @@ func (s *scanner) leaf(l *leaf, body io.Reader, p spot) error {
 		if err != nil {
 			return err
 		}
-		text := strings.ReplaceAll(toUTF8(b, l.params["charset"], l.mediaType), "\r\n", "\n")
-		text = strings.ReplaceAll(text, "\x00", "")
+		text := strings.ReplaceAll(withoutNUL(toUTF8(b, l.params["charset"], l.mediaType)), "\r\n", "\n")
 		if strings.EqualFold(l.params["format"], "flowed") {
 			text = unflow(text, strings.EqualFold(l.params["delsp"], "yes"))
 		}
@@ -115,7 +114,7 @@ func (s *scanner) leaf(l *leaf, body io.Reader, p spot) error {
 		if err != nil {
 			return err
 		}
-		text := toUTF8(b, l.params["charset"], "text/html")
+		text := withoutNUL(toUTF8(b, l.params["charset"], "text/html"))
 		if b := s.block(p.message, l.alternative); strings.TrimSpace(text) != "" {
 			b.html = append(b.html, text)
 		}
@@ -151,8 +150,8 @@ func (s *scanner) leaf(l *leaf, body io.Reader, p spot) error {
 		}
 		s.c.files[i].cid = cid
 		s.c.images[cid] = url
-		if l.disposition == "inline" && l.alternative == 0 {
-			s.add(block{message: p.message, image: cid})
+		if l.disposition == "inline" {
+			s.picture(cid, l.alternative, p)
 		}
 	}
 	if err == nil {
@@ -163,6 +162,24 @@ func (s *scanner) leaf(l *leaf, body io.Reader, p spot) error {
 	}
 	return err
 }
+
+// picture shows a picture between texts, where none of them names it.
+func (s *scanner) picture(cid string, alternative int, p spot) {
+	if alternative == 0 {
+		s.add(block{message: p.message, image: cid})
+		return
+	}
+	for i := range s.c.blocks {
+		if b := &s.c.blocks[i]; b.message == p.message && b.alternative == alternative && len(b.html) > 0 && !s.c.names(cid) {
+			shown := fmt.Sprintf("between/%d/%d@", p.n, p.k)
+			s.c.images[shown] = s.c.images[cid]
+			b.html = append(b.html, `<p><img src="cid:`+shown+`"></p>`)
+		}
+	}
+}
+
+// withoutNUL drops what no text has: programs have stopped at it, or skipped it.
+func withoutNUL(s string) string { return strings.ReplaceAll(s, "\x00", "") }
 
 // sealed notes that the message is packed in a way that only mail programs undo.
 func (s *scanner) sealed(l *leaf) {
