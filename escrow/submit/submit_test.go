@@ -128,7 +128,6 @@ type bench struct {
 	escrow   *splitter
 	store    *memory
 	url, key string
-	log      *bytes.Buffer
 }
 
 func newBench(t testing.TB) *bench {
