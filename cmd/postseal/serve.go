@@ -288,7 +288,7 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 		Decider: engine, Vault: vault, Ledger: pins, Triggers: func() *policy.Triggers { return engine.Rules().Triggers() }, Prober: looker{postures},
 		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
 		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID, InHand: new(intake.InHand),
-		Grace: cfg.duration("grace"), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
+		Grace: cfg.duration("grace"), Aliases: s.aliases(), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
 	}
 	for _, floor := range []policy.Requirement{policy.None, policy.ForcedTLS, policy.Encryption, policy.EscrowOnly} {
 		p.splitters[floor] = intake.NewSplitter(in, floor)
@@ -480,6 +480,14 @@ func (s *surroundings) aliased() func(context.Context, policy.Address) (bool, er
 		return nil
 	}
 	return s.instance.Aliased
+}
+
+// aliases tells whom Postfix makes of a recipient.
+func (s *surroundings) aliases() func(context.Context, policy.Address) ([]policy.Address, error) {
+	if s.standalone() {
+		return nil
+	}
+	return s.instance.Aliases
 }
 
 func (s *surroundings) adminTLS() func(context.Context, string) (string, error) {

@@ -1,6 +1,7 @@
 package postfix
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -209,6 +210,33 @@ func TestAliased(t *testing.T) {
 	p.Forget()
 	if _, err := p.Aliased(t.Context(), policy.Address{Local: "a", Domain: "b.example"}); err == nil {
 		t.Error("a table that can't be read says nothing")
+	}
+}
+
+// Aliases makes of a recipient what cleanup(8) does.
+func TestAliases(t *testing.T) {
+	p := config(t, "recipient_delimiter = +\nmyorigin = own.example\nmydestination = own.example\n", "")
+	v := table(t, p, "virtual", "info@own.example doc@own.example, nurse\nnurse@own.example nurse@own.example copy@far.example\n"+
+		"doc@own.example d@mail.example\na@own.example b@own.example\nb@own.example a@own.example\n@moved.example @own.example\nshort x@own.example\n")
+	override(t, p, "main.cf", "virtual_alias_maps = "+v+"\n")
+	age(t, p)
+	for a, want := range map[string]string{
+		"info@own.example":     "[nurse@own.example d@mail.example copy@far.example]",
+		"Info+ext@own.example": "[nurse+ext@own.example d+ext@mail.example copy+ext@far.example]",
+		"nobody@own.example":   "[nobody@own.example]",
+		"any@far.example":      "[any@far.example]",
+		"info@moved.example":   "[nurse@own.example d@mail.example copy@far.example]",
+		"short@own.example":    "[x@own.example]",
+		"a@own.example":        "", // a circle: Postfix gives up, too
+	} {
+		addr, err := policy.ParseAddress(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := p.Aliases(t.Context(), addr)
+		if s := fmt.Sprint(got); (err != nil) != (want == "") || want != "" && s != want {
+			t.Errorf("Aliases(%s) = %s, %v; want %s", a, s, err, want)
+		}
 	}
 }
 

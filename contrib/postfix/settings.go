@@ -208,43 +208,77 @@ func (p *Instance) rewrite(ctx context.Context, a policy.Address, tables []strin
 }
 
 func (p *Instance) rewriteOnce(ctx context.Context, a policy.Address, tables []string, d policy.Delimiters, extend bool) (policy.Address, bool, error) {
+	v, extension, found, err := p.find(ctx, a, tables, d)
+	if err != nil || !found {
+		return a, false, err
+	}
+	if !extend {
+		extension = ""
+	}
+	next, err := p.result(ctx, a, v, extension)
+	if err != nil {
+		return a, false, fmt.Errorf("canonical address: %w", err)
+	}
+	return next, true, nil
+}
+
+// result reads what a table makes of an address.
+func (p *Instance) result(ctx context.Context, a policy.Address, v, extension string) (policy.Address, error) {
+	if strings.HasPrefix(v, "@") {
+		return policy.Address{Local: a.Local, Domain: policy.CanonicalDomain(v[1:])}, nil
+	}
+	next, err := policy.ParseAddress(v)
+	if err != nil {
+		return a, err
+	}
+	if next.Domain == "" {
+		if next.Domain, err = p.Origin(ctx); err != nil {
+			return a, err
+		}
+	}
+	next.Local += extension
+	return next, nil
+}
+
+// find looks an address up as canonical(5) and virtual(5) do: whole, without its
+// extension, by its local part where that is of this host, by its domain. extension is
+// what the key that was found lacks of the address.
+func (p *Instance) find(ctx context.Context, a policy.Address, tables []string, d policy.Delimiters) (v, extension string, found bool, err error) {
 	origin, err := p.Origin(ctx)
 	if err != nil {
-		return a, false, err
+		return "", "", false, err
 	}
 	local := a.Domain == origin
 	if !local {
 		class, err := NewOwnDomains(p).class(ctx, a.Domain)
 		if err != nil {
-			return a, false, err
+			return "", "", false, err
 		}
 		local = class == "mydestination"
 	}
 	full := addressKeys(a)
 	base, extended := d.Split(a.Local)
-	extension := strings.TrimPrefix(a.Local, base)
 	type key struct {
-		text     string
-		matched  bool // the extension is part of the key
-		isDomain bool
+		text    string
+		matched bool // the extension is part of the key
 	}
 	var keys []key
 	for _, k := range full {
-		keys = append(keys, key{k, true, false})
+		keys = append(keys, key{k, true})
 	}
 	if extended {
 		for _, k := range addressKeys(policy.Address{Local: base, Domain: a.Domain}) {
-			keys = append(keys, key{k, false, false})
+			keys = append(keys, key{k, false})
 		}
 	}
 	if local {
-		keys = append(keys, key{strings.ToLower(a.Local), true, false})
+		keys = append(keys, key{strings.ToLower(a.Local), true})
 		if extended {
-			keys = append(keys, key{strings.ToLower(base), false, false})
+			keys = append(keys, key{strings.ToLower(base), false})
 		}
 	}
 	for _, s := range spellings(a.Domain) {
-		keys = append(keys, key{"@" + s, true, true})
+		keys = append(keys, key{"@" + s, true})
 	}
 	var all []string
 	for _, k := range keys {
@@ -257,32 +291,20 @@ func (p *Instance) rewriteOnce(ctx context.Context, a policy.Address, tables []s
 			ask = full
 		}
 		if answers[i], err = p.lookup(ctx, t, ask); err != nil {
-			return a, false, err
+			return "", "", false, err
 		}
 	}
 	for _, k := range keys {
 		for _, m := range answers {
-			v, ok := m[k.text]
-			if !ok {
-				continue
+			if v, ok := m[k.text]; ok {
+				if extended && !k.matched {
+					extension = strings.TrimPrefix(a.Local, base)
+				}
+				return v, extension, true, nil
 			}
-			if strings.HasPrefix(v, "@") {
-				return policy.Address{Local: a.Local, Domain: policy.CanonicalDomain(v[1:])}, true, nil
-			}
-			next, err := policy.ParseAddress(v)
-			if err != nil {
-				return a, false, fmt.Errorf("canonical address: %w", err)
-			}
-			if next.Domain == "" {
-				next.Domain = origin
-			}
-			if extended && !k.matched && extend {
-				next.Local += extension
-			}
-			return next, true, nil
 		}
 	}
-	return a, false, nil
+	return "", "", false, nil
 }
 
 // Aliased reports whether virtual_alias_maps replaces a recipient of another domain

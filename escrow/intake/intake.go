@@ -78,6 +78,10 @@ type Config struct {
 	Ledger   escrow.Ledger
 	Triggers func() *policy.Triggers // the current ones; nil: there are none
 	Prober   Prober
+	// Aliases returns whom Postfix would make of a recipient. The splitter asks for
+	// what Postseal composed itself: it came past cleanup(8), and no port that it is
+	// given back to knows aliases. nil: there are none.
+	Aliases func(ctx context.Context, a policy.Address) ([]policy.Address, error)
 
 	// Where messages are given back to Postfix, HOST:PORT or unix:PATH.
 	Plain  string // nothing is demanded, 8651

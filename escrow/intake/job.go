@@ -22,6 +22,8 @@ type job struct {
 	reply   *smtp.SMTPError // nil: not done yet
 	outcome string          // for log and metrics
 	settled bool            // in the ledger
+
+	as []*job // what is done in its place, for whom its aliases name; nil: itself
 }
 
 func (j *job) end(outcome string, r *smtp.SMTPError) { j.outcome, j.reply = outcome, r }

@@ -82,10 +82,15 @@ func (s *splitterSession) handle(tx *transaction, jobs []*job) error {
 	defer m.spool.Close()
 	ctx, cancel := context.WithTimeout(s.ctx, workTime)
 	defer cancel()
-	if err := s.carefully(func() error { return s.splitter.deliver(ctx, s.session, tx, m, jobs) }); err != nil {
-		endAll(jobs, outcomeError, asReply(err))
+	work := jobs
+	if err := s.carefully(func() error {
+		work = s.expand(ctx, m, tx, jobs)
+		return s.splitter.deliver(ctx, s.session, tx, m, work)
+	}); err != nil {
+		endAll(work, outcomeError, asReply(err))
 	}
-	s.finish(m, tx, jobs)
+	s.finish(m, tx, work)
+	gather(jobs)
 	s.wire.checkPeer()
 	s.cfg.Crash("before-reply")
 	return nil

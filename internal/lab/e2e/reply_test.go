@@ -110,7 +110,7 @@ func (s *scene) isReply(got []byte, id, text string, file lab.Attachment, header
 // thread: plainly here, over TLS outside, sealed again where there is no TLS; and in
 // plaintext nowhere.
 func TestReplies(t *testing.T) {
-	s := replyScene(t, lab.Options{})
+	s := replyScene(t, lab.Options{Prepare: mainCF("virtual_alias_maps", texthash("virtual", "desk@own.example joe@own.example\n"))})
 	s.run("to a mailbox here", func(t *testing.T) {
 		b, link := s.sealedFor("doc@own.example", patient, "m1")
 		m, text, file := s.secretReply()
@@ -124,6 +124,12 @@ func TestReplies(t *testing.T) {
 		if n := s.count(m.mark, "stranger@tls.example"); n != 0 {
 			t.Error("it went to who is not on the sender's side")
 		}
+	})
+	s.run("to an alias here", func(t *testing.T) {
+		b, link := s.sealedFor("desk@own.example", patient, "m0")
+		m, text, file := s.secretReply()
+		s.check(b.Reply(link, "send", text, false, file))
+		s.isReply(s.mailbox(m, "joe@own.example"), "m0", text, file, map[string]string{"To": "Dr. Who <desk@own.example>"})
 	})
 	outside := map[string]string{
 		"From": patient + " <" + lab.NoticeFrom + ">", "Sender": "", "To": "Dr. Who <doc@tls.example>", "Cc": "", "Reply-To": "<" + patient + ">",
