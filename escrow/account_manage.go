@@ -58,7 +58,7 @@ func (v *Vault) change(ctx context.Context, d *Device, decide func(*StoredAccoun
 		if err != nil {
 			return err
 		}
-		c := AccountChange{Address: a.Address, Now: v.now(), Was: a}
+		c := AccountChange{Address: a.Address, Now: v.now(), Was: a, Holder: d.id}
 		if err := decide(a, &c); err != nil {
 			return err
 		}

@@ -50,6 +50,7 @@ type AccountChange struct {
 	// What must hold. Was is the account as it was read; Absent: there is none.
 	Was    *StoredAccount
 	Absent bool
+	Holder []byte // id of a device that must not be signed out; nil: nobody's matter
 
 	// What is used up.
 	Code     *CodeUse

@@ -110,7 +110,7 @@ func (v *Vault) Admit(ctx context.Context, p *Pickup, d *Device) (*Session, erro
 	default:
 		return nil, ErrUnknown
 	}
-	s := &Session{Expires: d.Expires, How: d.How, pickup: p.id}
+	s := &Session{Expires: d.Expires, How: d.How, pickup: p.id, device: d.id}
 	if p.Expires.Before(s.Expires) {
 		s.Expires = p.Expires
 	}

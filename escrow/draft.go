@@ -133,7 +133,12 @@ func (v *Vault) admitReply(ctx context.Context, p *Pickup, s *Session) error {
 	case StateExpired:
 		return ErrExpired
 	}
-	return nil
+	// A form may be hours on its way; the device was signed out since, perhaps, or
+	// the account was reset.
+	if s.device != nil {
+		_, err = v.store.Device(ctx, s.device, v.now())
+	}
+	return err
 }
 
 // Draft returns the draft that there is, or a new one with whom it goes to; that has

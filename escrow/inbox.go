@@ -176,7 +176,7 @@ func (v *Vault) InboxOpen(ctx context.Context, d *Device, item string) (*Pickup,
 	case !openable(s, d):
 		return p, nil, ErrNeedsLink
 	}
-	session := &Session{Expires: d.Expires, How: d.How, pickup: s.ID, recover: true}
+	session := &Session{Expires: d.Expires, How: d.How, pickup: s.ID, recover: true, device: d.id}
 	if p.Expires.Before(session.Expires) {
 		session.Expires = p.Expires
 	}

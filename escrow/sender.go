@@ -122,7 +122,7 @@ func (v *Vault) senderRecipient(ctx context.Context, s *StoredPickup, events []E
 		return r, err
 	}
 	r.Enrolled = err == nil && account != nil
-	p := &Pickup{id: s.ID, folded: s.Folded}
+	p := &Pickup{id: s.ID, folded: s.Folded, Verify: s.Verify}
 	limits := v.guessLimits(p, Client{})
 	if s.Verify == VerifyAccount && r.Enrolled {
 		limits = v.passwordLimits(p, Client{})
@@ -249,11 +249,14 @@ func (v *Vault) chargeResend(ctx context.Context, w *SenderView, pickup string) 
 }
 
 // SenderReset deletes the account of a recipient, who can make it anew with a mailed
-// code. ErrUnknown if there is none.
+// code. ErrUnknown if there is none, or the message is over.
 func (v *Vault) SenderReset(ctx context.Context, w *SenderView, pickup string) error {
 	r, err := w.recipient(pickup)
 	if err != nil {
 		return err
+	}
+	if r.Over() { // whose link is power over nothing any more
+		return ErrUnknown
 	}
 	reset, err := v.store.DeleteAccount(ctx, r.folded, Event{At: v.now(), What: EventReset, Detail: bySender})
 	if err != nil {

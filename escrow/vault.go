@@ -202,6 +202,7 @@ type Session struct {
 	pickup  string
 	hashed  []byte // the hashed passphrase, where one is needed to unwrap
 	recover bool   // opened from the inbox, without its link
+	device  []byte // id of the device, nil where it is verified for one message alone
 }
 
 // Filter selects pickups. The zero Filter selects all.

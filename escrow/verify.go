@@ -51,8 +51,15 @@ const (
 // guessLimits are the counters that a try counts against: of the pickup, of the
 // recipient over all messages, and of the client's address (of its /64 network
 // in IPv6), where it is known.
+//
+// Those of passphrases are apart: who reads the mailbox must not have them forgotten
+// by entering a right code.
 func (v *Vault) guessLimits(p *Pickup, c Client) []Limit {
-	return v.limits(p, c, "try", windowTries, triesPickup, triesRecipient, triesClient)
+	what := "try"
+	if p.Verify == VerifyPassphrase {
+		what = "passphrase"
+	}
+	return v.limits(p, c, what, windowTries, triesPickup, triesRecipient, triesClient)
 }
 
 // passwordLimits are those of an account. They are apart from those of codes: who

@@ -174,8 +174,17 @@ func (db *DB) ChangeAccount(ctx context.Context, c escrow.AccountChange) error {
 	})
 }
 
-// accountHolds checks that the account is as it was.
+// accountHolds checks that the account is as it was, and who changes it still signed in.
 func accountHolds(ctx context.Context, tx *dbsql.Tx, c *escrow.AccountChange) error {
+	if c.Holder != nil {
+		d, err := scanDevice(tx.QueryRowContext(ctx, selectDevice+`WHERE id = ? AND address = ? AND expires_at > ?`, c.Holder, c.Address, micros(c.Now)))
+		if err != nil {
+			return err
+		}
+		if d.How != escrow.VerifyAccount {
+			return escrow.ErrUnknown
+		}
+	}
 	if c.Was == nil && !c.Absent {
 		return nil
 	}
