@@ -69,7 +69,7 @@ func newAPIKey(c *cli.Context) error {
 	if err := db.AddAPIKey(c.Context, k); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.App.ErrWriter, "key %s may send as %s. It is shown this once:\n", k.ID, strings.Join(k.Senders, ", "))
+	fmt.Fprintf(c.App.ErrWriter, "key %s may send as %s. It is shown this once:\n", k.ID, strings.Join(k.Who(), ", "))
 	fmt.Fprintln(c.App.Writer, secret)
 	return nil
 }
@@ -98,14 +98,14 @@ func listAPIKeys(c *cli.Context) error {
 		}
 		all := []listed{}
 		for _, k := range keys {
-			all = append(all, listed{k.ID, k.Senders, k.Note, k.Created, orNil(k.Used), orNil(k.Until)})
+			all = append(all, listed{k.ID, k.Who(), k.Note, k.Created, orNil(k.Used), orNil(k.Until)})
 		}
 		return printJSON(c, all)
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "ID\tSENDERS\tCREATED\tUSED\tUNTIL\tNOTE")
 	for _, k := range keys {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, strings.Join(k.Senders, ","), timeOrDash(k.Created), timeOrDash(k.Used), timeOrDash(k.Until), k.Note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.ID, strings.Join(k.Who(), ","), timeOrDash(k.Created), timeOrDash(k.Used), timeOrDash(k.Until), k.Note)
 	}
 	return w.Flush()
 }

@@ -52,6 +52,15 @@ func NewKey(senders []string, note string, until, now time.Time) (k Key, secret 
 	return k, secret, nil
 }
 
+// Who returns whom the key may send as, as [NewKey] takes it.
+func (k *Key) Who() []string {
+	all := make([]string, len(k.Senders))
+	for i, p := range k.Senders {
+		all[i] = (&policy.Trigger{Sender: p}).Who()
+	}
+	return all
+}
+
 // HashKey returns what is stored of a key.
 func HashKey(secret string) []byte {
 	h := sha256.Sum256([]byte(secret))
