@@ -47,7 +47,9 @@ func newPerson(t *testing.T) *person {
 
 func (p *person) do(what string, step chromedp.Action[chromedp.Void]) {
 	p.t.Helper()
-	if err := chromedp.Do(p.ctx, step); err != nil {
+	ctx, cancel := context.WithTimeout(p.ctx, 20*time.Second) // Chromium waits for what is hidden
+	defer cancel()
+	if err := chromedp.Do(ctx, step); err != nil {
 		p.t.Fatalf("%s: %v, on this page:\n%s", what, err, p.text())
 	}
 }
@@ -64,10 +66,7 @@ func (p *person) open(link string) {
 // press presses what leads to another page.
 func (p *person) press(selector string) {
 	p.t.Helper()
-	p.steps++
-	if !p.has(selector) {
-		p.t.Fatalf("there is no %s on this page:\n%s", selector, p.text())
-	}
+	p.finds(selector)
 	if _, err := chromedp.RunResponse(p.ctx, chromedp.Click(chromedp.CSS(selector))); err != nil {
 		p.t.Fatalf("%s: %v", selector, err)
 	}
@@ -76,14 +75,23 @@ func (p *person) press(selector string) {
 // touch presses what a script answers to.
 func (p *person) touch(selector string) {
 	p.t.Helper()
-	p.steps++
+	p.finds(selector)
 	p.do(selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
 func (p *person) fill(selector, what string) {
 	p.t.Helper()
-	p.steps++
+	p.finds(selector)
 	p.do(selector, chromedp.SendKeys(chromedp.CSS(selector), what))
+}
+
+// finds counts a step, and ends the test where what it is about is not on the page.
+func (p *person) finds(selector string) {
+	p.t.Helper()
+	p.steps++
+	if !lab.Poll(10*time.Second, func() bool { return p.has(selector) }) {
+		p.t.Fatalf("there is no %s on this page:\n%s", selector, p.text())
+	}
 }
 
 // finger is laid on the sensor, which the authenticator does by itself.
