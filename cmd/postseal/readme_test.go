@@ -37,6 +37,9 @@ func TestReadmeRules(t *testing.T) {
 		if !strings.HasPrefix(line, "    postseal ") || len(args) < 3 || args[1] != "domain" && args[1] != "sender" && args[1] != "explain" && args[1] != "escrow" {
 			continue
 		}
+		if args[1] == "escrow" && args[2] == "send" {
+			continue // needs a server: TestEscrowSend
+		}
 		tried++
 		t.Run(strings.Join(args[1:], " "), func(t *testing.T) {
 			t.Chdir(t.TempDir())
