@@ -85,3 +85,36 @@ func TestTheSendersLinkEndsWithTheMessage(t *testing.T) {
 		t.Errorf("the account is gone: %+v, %v", a, err)
 	}
 }
+
+// A recipient can't fill the disk with replies, nor the sender's page with events.
+func TestWhatARecipientRepeatsIsBounded(t *testing.T) {
+	b := newBench(t)
+	p := b.accountItem(recipient)
+	d := b.enrolled(p)
+	s, err := b.Admit(t.Context(), p, d)
+	b.must(err)
+	var locked *escrow.LockedError
+	sent := 0
+	for ; sent < 60; sent++ {
+		_, err := b.SaveDraft(t.Context(), p, s, fmt.Sprint("letter ", sent), false)
+		b.must(err)
+		if _, err = b.SendReply(t.Context(), p, s); errors.As(err, &locked) {
+			break
+		}
+		b.must(err)
+	}
+	if sent > 50 || sent < 20 {
+		t.Errorf("%d replies within a day", sent)
+	}
+	if draft, err := b.Draft(t.Context(), p, s); err != nil || draft.Text == "" {
+		t.Errorf("what was written is lost: %+v, %v", draft, err)
+	}
+	for range 120 {
+		b.must(b.db.ChangeAccount(t.Context(), escrow.AccountChange{
+			Address: recipient, Now: b.clock(), Pickup: p.PickupID(), Events: []escrow.Event{{At: b.clock(), What: escrow.EventVerified, Detail: "password"}},
+		}))
+	}
+	if n := b.count(`SELECT count(*) FROM escrow_event`); n > 110 {
+		t.Errorf("%d events", n)
+	}
+}

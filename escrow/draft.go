@@ -378,6 +378,13 @@ func (v *Vault) DiscardDraft(ctx context.Context, p *Pickup, s *Session) error {
 	return fmt.Errorf("discard a draft: %w", ErrChanged)
 }
 
+// Limits on replies, within a day: each may be some 60 MB, in the queue and in a
+// mailbox.
+const (
+	repliesPickup    = 50
+	repliesRecipient = 200
+)
+
 // pressedTwice is within what time the same reply once more is taken for the same
 // button, pressed twice.
 const pressedTwice = 10 * time.Minute
@@ -385,7 +392,7 @@ const pressedTwice = 10 * time.Minute
 // SendReply sends the draft off: when it returns, the reply is queued, on the disk,
 // and will be delivered whatever becomes of the message. Called again it returns
 // the reply that is queued already. ErrEmpty if there is nothing to send, ErrNobody if
-// there is nobody to send it to.
+// there is nobody to send it to, *LockedError after very many: the draft stays.
 func (v *Vault) SendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, error) {
 	r, err := v.sendReply(ctx, p, s)
 	if err != nil {
@@ -398,6 +405,7 @@ func (v *Vault) sendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, e
 	if err := v.admitReply(ctx, p, s); err != nil {
 		return nil, err
 	}
+	charged := false
 	for range draftTries {
 		sent, err := v.lastSent(ctx, p)
 		if err != nil {
@@ -427,6 +435,16 @@ func (v *Vault) sendReply(ctx context.Context, p *Pickup, s *Session) (*Reply, e
 			return nil, ErrNobody
 		}
 		now := v.now()
+		if !charged {
+			locked, _, err := v.store.Charge(ctx, v.limits(p, Client{}, "reply", windowTries, repliesPickup, repliesRecipient, 0), now)
+			if err != nil {
+				return nil, err
+			}
+			if !locked.IsZero() {
+				return nil, &LockedError{Until: locked}
+			}
+			charged = true
+		}
 		r.State, r.Changed, r.Due, r.QueuedAt = ReplyQueued, now, now, now
 		if r.content.Out, err = v.outgoing(ctx, p, &r.content, now); err != nil {
 			return nil, err

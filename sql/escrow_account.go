@@ -165,6 +165,11 @@ func (db *DB) ChangeAccount(ctx context.Context, c escrow.AccountChange) error {
 				return err
 			}
 		}
+		if len(c.Events) > 0 {
+			if err := trimEvents(ctx, tx, c.Pickup); err != nil {
+				return err
+			}
+		}
 		for i := range c.Mails {
 			if err := queueMail(ctx, tx, &c.Mails[i]); err != nil {
 				return err

@@ -29,11 +29,18 @@ func (db *DB) Note(ctx context.Context, item, pickup string, e escrow.Event) err
 		if err := noteEvent(ctx, tx, pickup, e); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `DELETE FROM escrow_event WHERE pickup_id = ? AND what IN ('code', 'verified', 'download', 'locked')
-			AND id NOT IN (SELECT id FROM escrow_event WHERE pickup_id = ? AND what IN ('code', 'verified', 'download', 'locked') ORDER BY id DESC LIMIT ?)`,
-			pickup, pickup, eventsKept)
-		return err
+		return trimEvents(ctx, tx, pickup)
 	})
+}
+
+// trimEvents forgets the oldest events of a pickup of the kinds that a recipient can
+// repeat at will.
+func trimEvents(ctx context.Context, tx *dbsql.Tx, pickup string) error {
+	const kinds = `('code', 'verified', 'download', 'locked', 'reply')`
+	_, err := tx.ExecContext(ctx, `DELETE FROM escrow_event WHERE pickup_id = ? AND what IN `+kinds+`
+		AND id NOT IN (SELECT id FROM escrow_event WHERE pickup_id = ? AND what IN `+kinds+` ORDER BY id DESC LIMIT ?)`,
+		pickup, pickup, eventsKept)
+	return err
 }
 
 // noteEvent appends an event to a pickup, if there is such, in the transaction of
