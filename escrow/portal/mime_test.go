@@ -460,6 +460,9 @@ func FuzzScan(f *testing.F) {
 		f.Add([]byte(s))
 		f.Add([]byte(crlf(s)))
 	}
+	for _, raw := range samples(f) {
+		f.Add(raw)
+	}
 	s := newSanitizer()
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if len(raw) > 50_000 {

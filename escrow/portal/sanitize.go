@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/microcosm-cc/bluemonday"
@@ -224,16 +225,64 @@ func prepare(s string) prepared {
 			p.body = append(p.body, bodyAttributes(t)...)
 			continue
 		}
-		i := slices.IndexFunc(t.Attr, func(a html.Attribute) bool { return a.Key == "style" })
-		if i < 0 {
+		styled := slices.ContainsFunc(t.Attr, func(a html.Attribute) bool { return a.Key == "style" })
+		if styled {
+			t.Attr = cleanStyles(t.Attr)
+		}
+		if isWide := wide(t); isWide {
+			t.Attr = addClass(t.Attr, "mail-wide")
+		} else if !styled {
 			out.Write(raw)
 			continue
 		}
-		t.Attr = cleanStyles(t.Attr)
 		out.WriteString(t.String())
 	}
 	p.html = out.String()
 	return p
+}
+
+var (
+	pixels      = regexp.MustCompile(`^\s*(\d{3,5})\s*(px)?\s*$`)
+	stylePixels = regexp.MustCompile(`(?:^|; )(?:min-)?width: (\d{3,5})(?:\.\d+)?px`)
+)
+
+// wide reports what is too wide for a telephone, by what it says itself: there it
+// gets the width that there is.
+func wide(t html.Token) bool {
+	switch t.Data {
+	case "table", "td", "th", "div":
+	default:
+		return false
+	}
+	for _, a := range t.Attr {
+		var m []string
+		switch a.Key {
+		case "width":
+			m = pixels.FindStringSubmatch(a.Val)
+		case "style":
+			m = stylePixels.FindStringSubmatch(a.Val)
+		}
+		if m != nil {
+			if n, err := strconv.Atoi(m[1]); err == nil && n > 300 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// addClass adds a class; one that may not stay goes.
+func addClass(attrs []html.Attribute, name string) []html.Attribute {
+	for i := range attrs {
+		if attrs[i].Key == "class" {
+			if classNames.MatchString(attrs[i].Val) && len(attrs[i].Val) < 280 {
+				name = attrs[i].Val + " " + name
+			}
+			attrs[i].Val = name
+			return attrs
+		}
+	}
+	return append(attrs, html.Attribute{Key: "class", Val: name})
 }
 
 // cleanStyles makes style attributes harmless, and drops those that are too long.
@@ -355,10 +404,11 @@ const frameHead = `<!doctype html>
 :root{color-scheme:light}
 body{margin:0;padding:16px;background:#fff;color:#17212b;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:anywhere}
 img{max-width:100%;height:auto}
-table{max-width:100%}
+table{max-width:100%!important}
 td,th{overflow-wrap:break-word}
 a{color:#0b5394}
 pre{white-space:pre-wrap}
+@media (max-width:640px){.mail-wide{width:100%!important;min-width:0!important}td.mail-wide,th.mail-wide{width:auto!important}td,th{box-sizing:border-box}}
 blockquote{margin:.5em 0;padding-left:.8em;border-left:3px solid #c5ced8}
 </style></head><body>
 `
