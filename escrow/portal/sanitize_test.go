@@ -129,7 +129,7 @@ func TestMailStaysReadable(t *testing.T) {
 	s := newSanitizer()
 	for in, want := range map[string]string{
 		`<p class="MsoNormal"><span style="font-size:11.0pt;font-family:&quot;Calibri&quot;,sans-serif;color:#1F497D">Hi<o:p></o:p></span></p>`:           `<p class="MsoNormal"><span style="font-size: 11.0pt; font-family: &#34;Calibri&#34;,sans-serif; color: #1F497D">Hi</span></p>`,
-		`<table width="600" cellpadding="0" bgcolor="#ffffff" align="center"><tr><td style="padding:10px 20px;background-color:#f00">x</td></tr></table>`: `<table width="600" cellpadding="0" bgcolor="#ffffff" align="center"><tr><td style="padding: 10px 20px; background-color: #f00">x</td></tr></table>`,
+		`<table width="600" cellpadding="0" bgcolor="#ffffff" align="center"><tr><td style="padding:10px 20px;background-color:#f00">x</td></tr></table>`: `<table width="600" cellpadding="0" bgcolor="#ffffff" align="center" class="mail-wide"><tr><td style="padding: 10px 20px; background-color: #f00">x</td></tr></table>`,
 		`<div dir="rtl" lang="ar">مرحبا</div>`:                                       `<div dir="rtl" lang="ar">مرحبا</div>`,
 		`<a href="mailto:a@b.example?subject=x">m</a> <a href="tel:+49301234">t</a>`: `<a href="mailto:a@b.example?subject=x" rel="nofollow noreferrer">m</a> <a href="tel:+49301234" rel="nofollow noreferrer">t</a>`,
 		`<a href="https://x.example/?a=1&amp;b=2">l</a>`:                             `<a href="https://x.example/?a=1&amp;b=2" rel="nofollow noreferrer noopener" target="_blank">l</a>`,
