@@ -73,7 +73,8 @@ const maxReport = 256 << 10
 //
 // A report that a notice failed becomes a failure report to the sender of the
 // sealed message, once; one that a reply failed, to who wrote it. A person's reply to
-// a notice gets one automatic answer. Everything else (delay warnings, vacation notes)
+// a notice gets one automatic answer; one to the envelope sender of a reply is
+// ErrNoMailbox, lest its writer takes it for delivered. Everything else (delay warnings, vacation notes)
 // is dropped. ErrUnknown if the token is
 // not genuine, or its message is gone; other errors mean: try again.
 func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reader) error {
@@ -89,6 +90,9 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	if kind == bounceReply {
 		if what == aFailure {
 			return v.replyBounced(ctx, id, failed)
+		}
+		if what == aReply {
+			return ErrNoMailbox
 		}
 		v.log.Info("mail to the bounce address of a reply dropped", "reply", id, "what", what.String())
 		return nil

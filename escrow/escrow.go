@@ -52,6 +52,8 @@ var (
 	// ErrSettled reports that a recipient of this very message was settled
 	// before: sealing it again would make a second copy.
 	ErrSettled = errors.New("escrow: already settled")
+	// ErrNoMailbox reports a person's mail to an address that only reports come to.
+	ErrNoMailbox = errors.New("escrow: nobody reads mail to this address")
 )
 
 // LockedError reports that too many wrong tries were made. Nothing was checked.

@@ -150,6 +150,10 @@ func (s *session) bounced(ctx context.Context, m *message, tx *transaction, j *j
 		defer body.Close()
 		err = s.cfg.Vault.Bounced(ctx, token, tx.sender.String(), body)
 	}
+	if errors.Is(err, escrow.ErrNoMailbox) {
+		j.end(outcomeBounce, reply(550, "5.1.1", "Nobody reads mail to this address: write to the one in From or Reply-To"))
+		return
+	}
 	if err != nil && !errors.Is(err, escrow.ErrUnknown) {
 		s.log.Error("bounce of a notice can't be handled", "error", err, "queue_id", m.queueID)
 		j.end(outcomeError, internal())

@@ -415,7 +415,7 @@ func TestBouncesOfNotices(t *testing.T) {
 	for name, tt := range map[string]struct {
 		err  error
 		code string
-	}{"fine": {nil, "250 2.0.0"}, "gone": {escrow.ErrUnknown, "250 2.0.0"}, "trouble": {errors.New("locked"), "451 4.3.0"}} {
+	}{"fine": {nil, "250 2.0.0"}, "gone": {escrow.ErrUnknown, "250 2.0.0"}, "nobody's": {escrow.ErrNoMailbox, "550 5.1.1"}, "trouble": {errors.New("locked"), "451 4.3.0"}} {
 		t.Run(name, func(t *testing.T) {
 			b := newBed(t, true)
 			b.vault.bounced = tt.err
