@@ -193,8 +193,13 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, key *Key) {
 	}
 
 	first := Answered{Key: key.ID, Idempotency: idem, Digest: req.Digest[:], Created: a.Now()}
-	seed := ""
-	if idem != "" {
+	seed := compose.NewBoundary()
+	req.Date, req.MessageID, req.Boundary = first.Created, seed+"@"+a.Domain, seed
+	if err := req.Check(); errors.As(err, &field) {
+		a.problem(w, http.StatusUnprocessableEntity, field.Field, field.Problem)
+		return
+	}
+	if idem != "" { // a name is used up only by a request that can be sent
 		if first, err = a.Store.BeginRequest(ctx, first, keepAnswers); err != nil {
 			a.trouble(w, err)
 			return
@@ -210,13 +215,7 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, key *Key) {
 		// The same bytes each time, so that the splitter knows them again.
 		h := sha256.Sum256([]byte("message/1\x00" + key.ID + "\x00" + idem + "\x00" + strconv.FormatInt(first.Created.UnixMicro(), 10)))
 		seed = fmt.Sprintf("%x", h[:16])
-	} else {
-		seed = compose.NewBoundary()
-	}
-	req.Date, req.MessageID, req.Boundary = first.Created, seed+"@"+a.Domain, seed
-	if err := req.Check(); errors.As(err, &field) {
-		a.problem(w, http.StatusUnprocessableEntity, field.Field, field.Problem)
-		return
+		req.Date, req.MessageID, req.Boundary = first.Created, seed+"@"+a.Domain, seed
 	}
 	a.Crash("api-before-send")
 	results, err := a.Submitter.Send(ctx, &req.Letter)

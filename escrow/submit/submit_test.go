@@ -298,6 +298,9 @@ func TestRepeatedRequest(t *testing.T) {
 	b.splitter.reply["pat@old.example"] = &smtp.SMTPError{Code: 451, Message: "later"}
 	b.splitter.reply["copy@old.example"] = &smtp.SMTPError{Code: 451, Message: "later"}
 	idem := []string{"Idempotency-Key", "order 66"}
+	if status, _ := b.post("application/json", strings.NewReader(`{"from":"lab@clinic.example","to":[]}`), idem...); status != 422 {
+		t.Fatalf("no recipient: %d", status)
+	}
 	if status, out := b.post("application/json", strings.NewReader(letterJSON), idem...); status != 503 {
 		t.Fatalf("%d %v", status, out)
 	}
