@@ -32,7 +32,7 @@ func answering(t *testing.T, change func(*escrow.Options)) (*bench, *escrow.Pick
 	b.must(err)
 	o := escrow.Options{
 		Store: b.db, Keys: keys, PortalURL: "https://portal.clinic.example/x", NoticeFrom: "Clinic <notice@clinic.example>",
-		Now: b.clock, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.logs}, nil)), Replies: escrow.ReplyOptions{Size: 3 << 20, SpoolDir: b.dir},
+		Now: b.clock, Log: slog.New(slog.NewTextHandler(b.logs, nil)), Replies: escrow.ReplyOptions{Size: 3 << 20, SpoolDir: b.dir},
 		OwnDomain: func(_ context.Context, d string) (bool, error) { return d == "clinic.example", nil },
 	}
 	if change != nil {

@@ -349,7 +349,7 @@ func TestInboxThroughThePortal(t *testing.T) {
 	second := b.letter("Subject: =?utf-8?q?zweite_Gr=C3=BC=C3=9Fe?=", "the second text", escrow.Recipient{Address: "PAT@old.example"})
 	b.mails()
 	base, _ := url.Parse("http://portal.clinic.example/x")
-	h, err := portal.New(portal.Config{Vault: b.Vault, Inbox: b.Vault, BaseURL: base, Now: b.clock, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.logs}, nil))})
+	h, err := portal.New(portal.Config{Vault: b.Vault, Inbox: b.Vault, BaseURL: base, Now: b.clock, Log: slog.New(slog.NewTextHandler(b.logs, nil))})
 	b.must(err)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Host = base.Host

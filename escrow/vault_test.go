@@ -40,12 +40,12 @@ type bench struct {
 	keys string
 	db   *sql.DB
 	now  *atomic.Int64 // Unix microseconds
-	logs *bytes.Buffer
+	logs *lockedBuffer
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := &bench{t: t, dir: t.TempDir(), now: new(atomic.Int64), logs: new(bytes.Buffer)}
+	b := &bench{t: t, dir: t.TempDir(), now: new(atomic.Int64), logs: new(lockedBuffer)}
 	b.keys = filepath.Join(b.dir, "keys")
 	b.now.Store(time.Date(2026, 12, 1, 9, 0, 0, 0, time.UTC).UnixMicro())
 	if err := escrow.NewKeyFile(b.keys); err != nil {
@@ -84,7 +84,7 @@ func (b *bench) vault(keyFile string, change ...func(*escrow.Options)) *escrow.V
 	b.must(err)
 	o := escrow.Options{
 		Store: b.db, Keys: keys, PortalURL: "https://portal.clinic.example/x/", NoticeFrom: "Clinic <notice@clinic.example>",
-		Now: b.clock, Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.logs}, nil)),
+		Now: b.clock, Log: slog.New(slog.NewTextHandler(b.logs, nil)),
 	}
 	for _, f := range change {
 		f(&o)
@@ -94,15 +94,22 @@ func (b *bench) vault(keyFile string, change ...func(*escrow.Options)) *escrow.V
 	return v
 }
 
-type lockedWriter struct {
+// lockedBuffer is a log that is read while a server still writes it.
+type lockedBuffer struct {
 	mu sync.Mutex
-	w  io.Writer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(p []byte) (int, error) {
+func (l *lockedBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(p)
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func message(body []byte, recipients ...escrow.Recipient) escrow.Message {

@@ -25,7 +25,7 @@ func (db *DB) AddCode(ctx context.Context, pickup string, tag []byte, expires ti
 			return escrow.ErrUnknown
 		}
 		_, err = tx.ExecContext(ctx, `DELETE FROM escrow_code WHERE pickup_id = ? AND tag NOT IN (
-			SELECT tag FROM escrow_code WHERE pickup_id = ? ORDER BY expires_at DESC LIMIT ?)`, pickup, pickup, keep)
+			SELECT tag FROM escrow_code WHERE pickup_id = ? ORDER BY expires_at DESC, rowid DESC LIMIT ?)`, pickup, pickup, keep)
 		if err != nil {
 			return fmt.Errorf("keep a code: %w", err)
 		}
