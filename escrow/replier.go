@@ -64,6 +64,9 @@ func (d *Replier) init() {
 		d.results = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_replies_total", Help: "Recipients of replies, by what became of them: taken, deferred, failed.",
 		}, []string{"result"})
+		for _, r := range []string{"taken", "deferred", "failed"} {
+			d.results.WithLabelValues(r) // there before the first reply
+		}
 		if d.Registerer != nil {
 			d.Registerer.MustRegister(d.results)
 		}

@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,14 @@ import (
 	"github.com/postseal/postseal/escrow"
 )
 
+// scripting switches JavaScript on or off.
+func scripting(t *testing.T, ctx context.Context, on bool) {
+	t.Helper()
+	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !on}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // The inbox by the keyboard alone, with JavaScript off: a search, a message and back,
 // all as one file, and the end.
 func TestBrowserInbox(t *testing.T) {
@@ -29,22 +38,24 @@ func TestBrowserInbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
-		t.Fatal(err)
-	}
+	scripting(t, ctx, false)
 	dir := t.TempDir()
 	if _, err := chromedp.Call(ctx, cdbrowser.SetDownloadBehavior, cdbrowser.SetDownloadBehaviorParams{Behavior: cdbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir}); err != nil {
 		t.Fatal(err)
 	}
 	do(t, ctx, chromedp.Navigate(s.link))
 	reads(t, ctx, "Your messages", "Befund für Jane", "7 messages")
+	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox")
+	scripting(t, ctx, false)
 	do(t, ctx, chromedp.EmulateViewport(360, 740))
 	tabTo(t, ctx, "#q")
 	keys(t, ctx, "letter 1")
 	press(t, ctx)
 	reads(t, ctx, "0 messages found", "1 more found in the text", "שלום עולם")
+	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox-search")
+	scripting(t, ctx, false)
 	tabTo(t, ctx, ".inbox .what a")
 	press(t, ctx)
 	reads(t, ctx, "The text of letter 1.")
@@ -66,12 +77,16 @@ func TestBrowserInbox(t *testing.T) {
 	}
 	do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[3].ItemID+"/message"))
 	reads(t, ctx, "opens only by the link")
+	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox-needs-link")
+	scripting(t, ctx, false)
 	do(t, ctx, chromedp.Navigate(s.link))
 	tabTo(t, ctx, `form[action$="/leave"] button`)
 	press(t, ctx)
 	reads(t, ctx, "closed on this device")
+	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox-closed")
+	scripting(t, ctx, false)
 	do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[0].ItemID+"/message"))
 	reads(t, ctx, "closed on this device")
 }
