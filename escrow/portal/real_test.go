@@ -30,18 +30,25 @@ type realSite struct {
 	vault  *escrow.Vault
 	client *http.Client
 	self   string // URL of the message
-	log    *bytes.Buffer
+	log    *lockedLog
 }
 
-type lockedWriter struct {
+// lockedLog is a log that is read while the server still writes it.
+type lockedLog struct {
 	mu sync.Mutex
-	w  io.Writer
+	b  bytes.Buffer
 }
 
-func (l *lockedWriter) Write(b []byte) (int, error) {
+func (l *lockedLog) Write(b []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.w.Write(b)
+	return l.b.Write(b)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func newRealSite(t *testing.T, letter string) *realSite {
@@ -59,8 +66,8 @@ func newRealSite(t *testing.T, letter string) *realSite {
 	must(escrow.NewKeyFile(filepath.Join(dir, "keys")))
 	keys, err := escrow.LoadKeys(filepath.Join(dir, "keys"))
 	must(err)
-	s := &realSite{t: t, log: &bytes.Buffer{}}
-	log := slog.New(slog.NewTextHandler(&lockedWriter{w: s.log}, nil))
+	s := &realSite{t: t, log: &lockedLog{}}
+	log := slog.New(slog.NewTextHandler(s.log, nil))
 	var h http.Handler
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(w, r) }))
 	t.Cleanup(server.Close)

@@ -527,9 +527,14 @@ func TestAnUploadThatIsCut(t *testing.T) {
 	file.Write(make([]byte, 100<<10))
 	w.CloseWithError(errors.New("the train went into a tunnel"))
 	<-done
-	for end := time.Now().Add(10 * time.Second); replies.copy().Text != "second"; time.Sleep(10 * time.Millisecond) {
+	text := func() string { // the server may be at it still
+		replies.mu.Lock()
+		defer replies.mu.Unlock()
+		return replies.copy().Text
+	}
+	for end := time.Now().Add(10 * time.Second); text() != "second"; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the text is lost: %q", replies.copy().Text)
+			t.Fatalf("the text is lost: %q", text())
 		}
 	}
 	time.Sleep(50 * time.Millisecond)
