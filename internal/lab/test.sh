@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh runs every test: all packages with the race detector, and beside them
-# those on a real Postfix, which mostly wait, and then the portal's pages in a real
-# Chromium. Then it says what was skipped and why. Under CI=true a skipped test is a failure.
+# those on a real Postfix, which mostly wait; then the portal's pages in a real
+# Chromium. At the end it says what was skipped and why. Under CI=true a skipped test is a failure.
 #
 # A test on a real Postfix that ran out of patience is run once more, alone, and
 # named: on a busy machine a queue may sleep too long. Mail that leaked, came twice
@@ -15,17 +15,12 @@ mapfile -t unit < <(go list ./... | grep -vE '/internal/lab(/e2e)?$')
 
 pages='^Test(Looks|Browser)'
 
-{
-	go test -timeout 18m -v "${bed[@]}" >"$out/bed" 2>&1
-	echo $? >"$out/.bed"
-	go test -timeout 10m -v -run "$pages" ./escrow/portal >"$out/pages" 2>&1
-	echo $? >"$out/.pages"
-} &
+go test -timeout 18m -v "${bed[@]}" >"$out/bed" 2>&1 &
 go test -race -timeout 18m -v -skip "$pages" "${unit[@]}" >"$out/unit" 2>&1
 code=$?
-wait
-bed_code=$(cat "$out/.bed")
-[ "$(cat "$out/.pages")" = 0 ] || code=1
+go test -timeout 10m -v -run "$pages" ./escrow/portal >"$out/pages" 2>&1 || code=1
+wait $!
+bed_code=$?
 
 if [ $bed_code -ne 0 ] && ! grep -qE 'LEAK|times, want|want once|not the message|was changed|DATA RACE|panic:|build failed|setup failed' "$out/bed"; then
 	again=$(grep -oE '^--- FAIL: [A-Za-z0-9_]+' "$out/bed" | awk '{ print $3 }' | sort -u | paste -sd'|')
