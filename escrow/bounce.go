@@ -86,10 +86,10 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	if err != nil {
 		return fmt.Errorf("bounce: %w", err)
 	}
-	what, failed := classify(from, bytes.NewReader(text))
+	what, why := classify(from, bytes.NewReader(text))
 	if kind == bounceReply {
 		if what == aFailure {
-			return v.replyBounced(ctx, id, failed)
+			return v.replyBounced(ctx, id, why.recipients)
 		}
 		if what == aReply {
 			return ErrNoMailbox
@@ -105,7 +105,7 @@ func (v *Vault) Bounced(ctx context.Context, token, from string, report io.Reade
 	}
 	switch {
 	case what == aFailure && kind == bounceNotice:
-		return v.noticeFailed(ctx, s, failureStatus(text))
+		return v.noticeFailed(ctx, s, why.status)
 	case what == aReply:
 		return v.answer(ctx, s, from)
 	}
@@ -171,91 +171,51 @@ func (i incoming) String() string { return [...]string{"noise", "failure", "repl
 
 // classify reads what came. A failure is a delivery status report with a failed
 // recipient (RFC 3464), or, from the null sender, what a mail system without
-// such reports sends. failed are the recipients that a report names.
-func classify(from string, report io.Reader) (what incoming, failed []string) {
+// such reports sends.
+func classify(from string, report io.Reader) (incoming, failure) {
 	m, err := mail.ReadMessage(bufio.NewReader(io.LimitReader(report, maxReport)))
 	if err != nil {
 		if from == "" {
-			return aFailure, nil // without a header: rather tell once too often
+			return aFailure, unexplained() // without a header: rather tell once too often
 		}
-		return noise, nil
+		return noise, unexplained()
 	}
 	kind, params, _ := mime.ParseMediaType(m.Header.Get("Content-Type"))
 	if kind == "multipart/report" && strings.EqualFold(params["report-type"], "delivery-status") {
 		return statusOf(m.Body, params["boundary"])
 	}
 	if kind == "multipart/report" {
-		return noise, nil // read receipts, complaints
+		return noise, unexplained() // read receipts, complaints
 	}
 	auto := strings.ToLower(strings.TrimSpace(m.Header.Get("Auto-Submitted")))
 	if from != "" {
 		if auto != "" && !strings.HasPrefix(auto, "no") || m.Header.Get("List-Id") != "" || m.Header.Get("X-Autoreply") != "" {
-			return noise, nil
+			return noise, unexplained()
 		}
 		switch strings.ToLower(m.Header.Get("Precedence")) {
 		case "bulk", "list", "junk", "auto_reply":
-			return noise, nil
+			return noise, unexplained()
 		}
-		return aReply, nil
+		return aReply, unexplained()
 	}
 	if strings.HasPrefix(auto, "auto-replied") || m.Header.Get("X-Autoreply") != "" {
-		return noise, nil // a vacation note (RFC 3834)
+		return noise, unexplained() // a vacation note (RFC 3834)
 	}
 	who := strings.ToLower(m.Header.Get("From"))
 	if strings.Contains(who, "mailer-daemon") || strings.Contains(who, "postmaster") {
-		return aFailure, nil
+		return aFailure, unexplained()
 	}
-	return noise, nil
+	return noise, unexplained()
 }
 
-// statusOf looks for a failed recipient in a report. One that can't be read
-// counts as a failure. failed are the recipients that
-// it names, as they were given (RFC 3464, section 2.3.1) and as they became.
-func statusOf(body io.Reader, boundary string) (what incoming, failed []string) {
-	if boundary == "" {
-		return aFailure, nil
-	}
-	parts := multipart.NewReader(body, boundary)
-	for range 10 {
-		p, err := parts.NextRawPart()
-		if err != nil {
-			return aFailure, nil
-		}
-		kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type"))
-		if kind != "message/delivery-status" && kind != "message/global-delivery-status" {
-			continue
-		}
-		text, err := io.ReadAll(io.LimitReader(p, maxReport))
-		if err != nil && len(text) == 0 {
-			return aFailure, nil
-		}
-		seen := false
-		r := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(text, "\r\n\r\n"...))))
-		for {
-			h, err := r.ReadMIMEHeader()
-			action, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(h.Get("Action"))), " ")
-			if action == "failed" {
-				what = aFailure
-				for _, field := range []string{"Original-Recipient", "Final-Recipient"} {
-					if _, a, ok := strings.Cut(h.Get(field), ";"); ok {
-						failed = append(failed, strings.TrimSpace(a))
-					}
-				}
-			}
-			seen = seen || action != ""
-			if err != nil {
-				break
-			}
-		}
-		if what == aFailure {
-			return what, failed
-		}
-		if seen {
-			return noise, nil // delayed, delivered, relayed, expanded
-		}
-		return aFailure, nil
-	}
-	return aFailure, nil
+// failure is what a bounce says of why.
+type failure struct {
+	recipients []string // that it names, as they were given (RFC 3464, section 2.3.1) and as they became
+	status     notify.Status
+}
+
+func unexplained() failure {
+	return failure{status: notify.Status{Code: "5.0.0", Diagnostic: "x-postseal; the notice came back"}}
 }
 
 var (
@@ -263,45 +223,64 @@ var (
 	smtpReply  = regexp.MustCompile(`^smtp; *([245][0-9][0-9])[ -]`)
 )
 
-// failureStatus reads from a bounce why a notice failed: the status and the code of
-// the reply of the first failed recipient. The words of the reply are left out, since
-// they may quote the notice.
-func failureStatus(report []byte) notify.Status {
-	s := notify.Status{Code: "5.0.0", Diagnostic: "x-postseal; the notice came back"}
-	m, err := mail.ReadMessage(bytes.NewReader(report))
-	if err != nil {
-		return s
+// add notes a failed recipient. The status and the code of the reply are those of the
+// first; the words of the reply are left out, since they may quote the notice.
+func (f *failure) add(h textproto.MIMEHeader, first bool) {
+	for _, field := range []string{"Original-Recipient", "Final-Recipient"} {
+		if _, a, ok := strings.Cut(h.Get(field), ";"); ok {
+			f.recipients = append(f.recipients, strings.TrimSpace(a))
+		}
 	}
-	kind, params, _ := mime.ParseMediaType(m.Header.Get("Content-Type"))
-	if kind != "multipart/report" || params["boundary"] == "" {
-		return s
+	if !first {
+		return
 	}
-	parts := multipart.NewReader(m.Body, params["boundary"])
+	if code := strings.TrimSpace(h.Get("Status")); statusCode.MatchString(code) {
+		f.status.Code = code
+	}
+	if reply := smtpReply.FindStringSubmatch(strings.ToLower(h.Get("Diagnostic-Code"))); reply != nil {
+		f.status.Diagnostic = "smtp; " + reply[1] + " " + f.status.Code
+	}
+}
+
+// statusOf looks for a failed recipient in a report. One that can't be read
+// counts as a failure.
+func statusOf(body io.Reader, boundary string) (incoming, failure) {
+	why := unexplained()
+	if boundary == "" {
+		return aFailure, why
+	}
+	parts := multipart.NewReader(body, boundary)
 	for range 10 {
 		p, err := parts.NextRawPart()
 		if err != nil {
-			return s
+			return aFailure, why
 		}
-		if kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type")); kind != "message/delivery-status" && kind != "message/global-delivery-status" {
+		kind, _, _ := mime.ParseMediaType(p.Header.Get("Content-Type"))
+		if kind != "message/delivery-status" && kind != "message/global-delivery-status" {
 			continue
 		}
-		text, _ := io.ReadAll(io.LimitReader(p, maxReport))
+		text, err := io.ReadAll(io.LimitReader(p, maxReport))
+		if err != nil && len(text) == 0 {
+			return aFailure, why
+		}
+		seen, failed := false, false
 		r := textproto.NewReader(bufio.NewReader(bytes.NewReader(append(text, "\r\n\r\n"...))))
 		for {
 			h, err := r.ReadMIMEHeader()
-			if action, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(h.Get("Action"))), " "); action == "failed" {
-				if code := strings.TrimSpace(h.Get("Status")); statusCode.MatchString(code) {
-					s.Code = code
-				}
-				if reply := smtpReply.FindStringSubmatch(strings.ToLower(h.Get("Diagnostic-Code"))); reply != nil {
-					s.Diagnostic = "smtp; " + reply[1] + " " + s.Code
-				}
-				return s
+			action, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(h.Get("Action"))), " ")
+			if action == "failed" {
+				why.add(h, !failed)
+				failed = true
 			}
+			seen = seen || action != ""
 			if err != nil {
-				return s
+				break
 			}
 		}
+		if seen && !failed {
+			return noise, unexplained() // delayed, delivered, relayed, expanded
+		}
+		return aFailure, why
 	}
-	return s
+	return aFailure, why
 }

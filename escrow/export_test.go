@@ -1,11 +1,13 @@
 package escrow
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"strings"
 	"time"
 
+	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/seal"
 )
 
@@ -41,8 +43,11 @@ func (v *Vault) Reload(ctx context.Context, p *Pickup) (*Pickup, error) {
 // PickupID returns the id of a pickup.
 func (p *Pickup) PickupID() string { return p.id }
 
-// FailureStatus is failureStatus.
-var FailureStatus = failureStatus
+// FailureStatus returns why a notice failed, as its bounce says.
+func FailureStatus(report []byte) notify.Status {
+	_, why := classify("", bytes.NewReader(report))
+	return why.status
+}
 
 // OwnerOf is Owner of an address, whether or not there is an account.
 func OwnerOf(v *Vault, address string) *Pickup {
