@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/postseal/postseal/escrow/account"
@@ -287,12 +288,16 @@ func (v *Vault) ResetAccount(ctx context.Context, address, by string) (reset boo
 	if err != nil || folded == "" {
 		return false, fmt.Errorf("address %q can't be understood: want local@domain", address)
 	}
+	return v.resetAccount(ctx, v.log, folded, by)
+}
+
+func (v *Vault) resetAccount(ctx context.Context, log *slog.Logger, folded, by string) (reset bool, err error) {
 	reset, err = v.store.DeleteAccount(ctx, folded, Event{At: v.now(), What: EventReset, Detail: by})
 	if err != nil {
 		return false, fmt.Errorf("reset an account: %w", err)
 	}
 	if reset {
-		v.log.Info("account reset", "by", by)
+		log.Info("account reset", "by", by)
 		v.checkpoint(ctx)
 	}
 	return reset, nil

@@ -258,16 +258,11 @@ func (v *Vault) SenderReset(ctx context.Context, w *SenderView, pickup string) e
 	if r.Over() { // whose link is power over nothing any more
 		return ErrUnknown
 	}
-	reset, err := v.store.DeleteAccount(ctx, r.folded, Event{At: v.now(), What: EventReset, Detail: bySender})
-	if err != nil {
-		return fmt.Errorf("reset an account: %w", err)
+	reset, err := v.resetAccount(ctx, v.log.With("item", w.ItemID), r.folded, bySender)
+	if err == nil && !reset {
+		err = ErrUnknown
 	}
-	if !reset {
-		return ErrUnknown
-	}
-	v.log.Info("account reset", "item", w.ItemID, "by", bySender)
-	v.checkpoint(ctx)
-	return nil
+	return err
 }
 
 // MinPassphrase is how many characters a passphrase needs.
