@@ -14,11 +14,15 @@ import (
 // Setup has not been run since there are triggers.
 var ErrNoHeaderChecks = errors.New("header_checks of main.cf does not have Postseal's table")
 
+// triggerLines are the lines of our table.
+func (o *Options) triggerLines() []string {
+	return o.Triggers.HeaderChecks(o.Splitter.Transport(policy.Encryption), o.Splitter.Transport(policy.None))
+}
+
 // headerChecks is the text of our table.
 func (o *Options) headerChecks() string {
-	lines := o.Triggers.HeaderChecks(o.Splitter.Transport(policy.Encryption), o.Splitter.Transport(policy.None))
 	return "# Written by \"postseal postfix setup\" and \"postseal trigger\": the triggers, as far as a table knows them.\n" +
-		strings.Join(append(lines, ""), "\n")
+		strings.Join(append(o.triggerLines(), ""), "\n")
 }
 
 func isHeaderChecks(table string) bool { return strings.HasSuffix(table, "/"+headerChecksFile) }
@@ -75,7 +79,7 @@ func (p *Instance) headerChecksTable(ctx context.Context) (string, error) {
 // running Postfix has read the table is not known here. The error is ErrNoHeaderChecks
 // where main.cf does not name it.
 func (p *Instance) Lacking(ctx context.Context, o Options) ([]string, error) {
-	lines := o.Triggers.HeaderChecks(o.Splitter.Transport(policy.Encryption), o.Splitter.Transport(policy.None))
+	lines := o.triggerLines()
 	if len(lines) == 0 {
 		return nil, nil
 	}

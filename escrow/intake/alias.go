@@ -2,10 +2,10 @@ package intake
 
 import (
 	"context"
-	"strings"
 
 	"github.com/emersion/go-smtp"
 
+	"github.com/postseal/postseal/escrow/intake/reinject"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -44,7 +44,7 @@ func (s *session) expand(ctx context.Context, m *message, tx *transaction, jobs 
 			r := *j.r
 			if r.addr = a; r.orcpt == "" {
 				r.original = j.r.addr
-				if o := "rfc822;" + xtext(j.address); validORCPT(o) {
+				if o := "rfc822;" + reinject.Xtext(j.address); validORCPT(o) {
 					r.orcpt = o
 				}
 			}
@@ -82,19 +82,4 @@ func severity(r *smtp.SMTPError) int {
 		return 1
 	}
 	return 2
-}
-
-func xtext(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c <= ' ' || c >= 0x7f || c == '+' || c == '=' {
-			const hex = "0123456789ABCDEF"
-			b.WriteByte('+')
-			b.WriteByte(hex[c>>4])
-			b.WriteByte(hex[c&15])
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }

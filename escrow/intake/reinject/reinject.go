@@ -257,7 +257,7 @@ func (s *session) send(e Envelope, open func() (io.ReadCloser, error)) ([]Reply,
 	}
 	if e.Ident != "" && strings.Contains(" "+s.ext["XFORWARD"]+" ", " IDENT ") {
 		// For the log alone; a refusal does no harm.
-		if _, err := s.command("XFORWARD IDENT=" + xtext(e.Ident)); err != nil {
+		if _, err := s.command("XFORWARD IDENT=" + Xtext(e.Ident)); err != nil {
 			return nil, err
 		}
 	}
@@ -360,7 +360,7 @@ func (s *session) mail(e Envelope) (string, error) {
 		if e.Return != "" {
 			b.WriteString(" RET=" + e.Return)
 		}
-		if id := " ENVID=" + xtext(e.ID); e.ID != "" && b.Len()+len(id) <= maxCommand {
+		if id := " ENVID=" + Xtext(e.ID); e.ID != "" && b.Len()+len(id) <= maxCommand {
 			b.WriteString(id)
 		}
 	}
@@ -386,8 +386,8 @@ func oneWord(s string) bool {
 	return !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == 0x7f })
 }
 
-// xtext encodes s (RFC 3461, section 4).
-func xtext(s string) string {
+// Xtext encodes s (RFC 3461, section 4).
+func Xtext(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < '!' || c > '~' || c == '+' || c == '=' {
