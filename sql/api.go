@@ -27,7 +27,7 @@ func (db *DB) AddAPIKey(ctx context.Context, k submit.Key) error {
 
 const keyColumns = `id, hash, note, senders, created_at, used_at, until_at`
 
-func scanKey(row interface{ Scan(...any) error }) (submit.Key, error) {
+func scanKey(row row) (submit.Key, error) {
 	var (
 		k                    submit.Key
 		senders              string

@@ -250,3 +250,24 @@ func fromMicros(n dbsql.NullInt64) time.Time {
 	}
 	return time.UnixMicro(n.Int64).UTC()
 }
+
+// row is one row of an answer, or the only one.
+type row interface{ Scan(...any) error }
+
+// list reads all rows of a query.
+func list[T any](ctx context.Context, db *DB, scan func(row) (*T, error), query string, args ...any) ([]T, error) {
+	rows, err := db.r.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, db.explain(err)
+	}
+	defer rows.Close()
+	var all []T
+	for rows.Next() {
+		one, err := scan(rows)
+		if err != nil {
+			return nil, db.explain(err)
+		}
+		all = append(all, *one)
+	}
+	return all, db.explain(rows.Err())
+}

@@ -90,7 +90,7 @@ const pickupColumns = `p.id, p.item_id, p.recipient, p.recipient_key, i.sender, 
 
 const selectPickup = `SELECT ` + pickupColumns + ` FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
 
-func scanPickup(row interface{ Scan(...any) error }) (*escrow.StoredPickup, error) {
+func scanPickup(row row) (*escrow.StoredPickup, error) {
 	var (
 		p                      escrow.StoredPickup
 		created, expires, read dbsql.NullInt64
@@ -154,20 +154,7 @@ func (db *DB) Pickups(ctx context.Context, f escrow.PickupFilter) ([]escrow.Stor
 		q += ` LIMIT ?`
 		args = append(args, f.Limit)
 	}
-	rows, err := db.r.QueryContext(ctx, q, args...)
-	if err != nil {
-		return nil, db.explain(err)
-	}
-	defer rows.Close()
-	var list []escrow.StoredPickup
-	for rows.Next() {
-		p, err := scanPickup(rows)
-		if err != nil {
-			return nil, db.explain(err)
-		}
-		list = append(list, *p)
-	}
-	return list, db.explain(rows.Err())
+	return list(ctx, db, scanPickup, q, args...)
 }
 
 // Wrap returns a pickup's wrapped key.

@@ -17,7 +17,7 @@ const devicesKept = 50
 
 const selectDevice = `SELECT id, address, how, name, created_at, seen_at, expires_at FROM escrow_device `
 
-func scanDevice(row interface{ Scan(...any) error }) (*escrow.StoredDevice, error) {
+func scanDevice(row row) (*escrow.StoredDevice, error) {
 	var (
 		d                      escrow.StoredDevice
 		created, seen, expires dbsql.NullInt64
@@ -41,20 +41,7 @@ func (db *DB) Device(ctx context.Context, id []byte, now time.Time) (*escrow.Sto
 
 // Devices lists those of an address, the newest first.
 func (db *DB) Devices(ctx context.Context, address string, now time.Time) ([]escrow.StoredDevice, error) {
-	rows, err := db.r.QueryContext(ctx, selectDevice+`WHERE address = ? AND expires_at > ? ORDER BY created_at DESC, id`, address, micros(now))
-	if err != nil {
-		return nil, db.explain(err)
-	}
-	defer rows.Close()
-	var list []escrow.StoredDevice
-	for rows.Next() {
-		d, err := scanDevice(rows)
-		if err != nil {
-			return nil, db.explain(err)
-		}
-		list = append(list, *d)
-	}
-	return list, db.explain(rows.Err())
+	return list(ctx, db, scanDevice, selectDevice+`WHERE address = ? AND expires_at > ? ORDER BY created_at DESC, id`, address, micros(now))
 }
 
 // SeenDevice notes that a device was used.
@@ -85,7 +72,7 @@ func (db *DB) DropDevices(ctx context.Context, address string) error {
 
 const selectAccount = `SELECT address, tag, handle, password, totp, totp_step, created_at, changed_at FROM escrow_account `
 
-func scanAccount(row interface{ Scan(...any) error }) (*escrow.StoredAccount, error) {
+func scanAccount(row row) (*escrow.StoredAccount, error) {
 	var (
 		a                escrow.StoredAccount
 		created, changed dbsql.NullInt64
@@ -134,20 +121,7 @@ func (db *DB) account(ctx context.Context, where string, arg any) (*escrow.Store
 
 // Accounts lists all accounts, without their passkeys.
 func (db *DB) Accounts(ctx context.Context) ([]escrow.StoredAccount, error) {
-	rows, err := db.r.QueryContext(ctx, selectAccount+`ORDER BY address`)
-	if err != nil {
-		return nil, db.explain(err)
-	}
-	defer rows.Close()
-	var list []escrow.StoredAccount
-	for rows.Next() {
-		a, err := scanAccount(rows)
-		if err != nil {
-			return nil, db.explain(err)
-		}
-		list = append(list, *a)
-	}
-	return list, db.explain(rows.Err())
+	return list(ctx, db, scanAccount, selectAccount+`ORDER BY address`)
 }
 
 // ChangeAccount makes a change to an account, or nothing of it.

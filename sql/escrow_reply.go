@@ -12,7 +12,7 @@ import (
 
 const selectReply = `SELECT id, pickup_id, state, version, wrap, sealed, size, attempts, created_at, changed_at, due_at, sent_at FROM escrow_reply `
 
-func scanReply(row interface{ Scan(...any) error }) (*escrow.StoredReply, error) {
+func scanReply(row row) (*escrow.StoredReply, error) {
 	var (
 		r                          escrow.StoredReply
 		created, changed, due, off dbsql.NullInt64
@@ -45,20 +45,7 @@ func (db *DB) SentReplies(ctx context.Context, pickup string) ([]escrow.StoredRe
 }
 
 func (db *DB) replies(ctx context.Context, query string, args ...any) ([]escrow.StoredReply, error) {
-	rows, err := db.r.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, db.explain(err)
-	}
-	defer rows.Close()
-	var list []escrow.StoredReply
-	for rows.Next() {
-		r, err := scanReply(rows)
-		if err != nil {
-			return nil, db.explain(err)
-		}
-		list = append(list, *r)
-	}
-	return list, db.explain(rows.Err())
+	return list(ctx, db, scanReply, query, args...)
 }
 
 // CreateReply adds a draft.

@@ -82,20 +82,7 @@ func (db *DB) pickupsOf(ctx context.Context, limit int, cond string, args ...any
 	query := selectPickup + `WHERE ` + cond + ` AND p.item_id IN (
 		SELECT DISTINCT p.item_id FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id WHERE ` + cond + ` LIMIT ?)
 		ORDER BY p.item_id, p.recipient_key`
-	rows, err := db.r.QueryContext(ctx, query, append(append(append([]any{}, args...), args...), limit)...)
-	if err != nil {
-		return nil, db.explain(err)
-	}
-	defer rows.Close()
-	var list []escrow.StoredPickup
-	for rows.Next() {
-		p, err := scanPickup(rows)
-		if err != nil {
-			return nil, db.explain(err)
-		}
-		list = append(list, *p)
-	}
-	return list, db.explain(rows.Err())
+	return list(ctx, db, scanPickup, query, append(append(append([]any{}, args...), args...), limit)...)
 }
 
 // Expiring returns pickups of whose coming end the sender is to be reminded.
