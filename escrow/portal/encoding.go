@@ -8,13 +8,14 @@ import (
 	"mime"
 	"regexp"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/emersion/go-message/charset"
 	xcharset "golang.org/x/net/html/charset"
 	"golang.org/x/text/encoding/charmap"
 	"golang.org/x/text/encoding/htmlindex"
+
+	"github.com/postseal/postseal/escrow/header"
 )
 
 // decode undoes a Content-Transfer-Encoding (RFC 2045, section 6). An unknown one
@@ -296,15 +297,4 @@ func decodeWords(s string) string {
 // clean makes a text that a stranger wrote fit for one line of a page: no control
 // characters, and none that turn the direction of writing (to make gpj.exe of
 // exe.jpg).
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t', r == '\n', r == '\r':
-			return ' '
-		case unicode.IsControl(r), unicode.Is(unicode.Bidi_Control, r), r == '\u2028', r == '\u2029', r == '\ufeff', r == '\u200b':
-			return -1
-		}
-		return r
-	}, strings.ToValidUTF8(s, "\uFFFD"))
-	return strings.TrimSpace(s)
-}
+func clean(s string) string { return header.Clean(s) }
