@@ -234,6 +234,38 @@ func looks(t *testing.T, ctx context.Context, name string) {
 	if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
 		t.Errorf("too low for a finger: %q", small)
 	}
+	if dir == "" {
+		tabs(t, ctx)
+	}
+}
+
+// focusable are the places of a page that Tab has to come to: of radio buttons of one
+// name it comes to the one that is chosen; a button that only Enter presses has no place.
+const focusable = `[...document.querySelectorAll("a[href],button,input:not([type=hidden]),textarea,select,summary,iframe")]
+  .filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0 && !(e.type === "radio" && !e.checked))`
+
+// tabs goes through the page that is open by the keyboard alone: Tab comes to
+// everything that can be used, and where it is can be seen.
+func tabs(t *testing.T, ctx context.Context) {
+	t.Helper()
+	n := eval[int](t, ctx, focusable+`.length`)
+	var unseen []string
+	for range n + 20 { // a frame has places of its own
+		keys(t, ctx, kb.Tab)
+		if at := eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
+			const s = getComputedStyle(e); return e === document.body || e.tagName === "IFRAME" || s.outlineStyle === "solid" && parseFloat(s.outlineWidth) >= 2 ? "" : e.outerHTML.slice(0, 80); })(document.activeElement)`); at != "" {
+			unseen = append(unseen, at)
+		}
+		if eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
+			break
+		}
+	}
+	if len(unseen) > 0 {
+		t.Errorf("the focus is not seen at %q", unseen)
+	}
+	if left := eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
+		t.Errorf("Tab does not come to %q", left)
+	}
 }
 
 // open goes to a page, by the steps that a person takes there.
