@@ -184,10 +184,10 @@ func FuzzLetter(f *testing.F) {
 	f.Add("\"a b\"@x", "\u202e@y", "ar")
 	f.Fuzz(func(t *testing.T, sender, recipient, language string) {
 		if _, err := policy.ParseAddress(recipient); err != nil || !ascii(recipient) {
-			t.Skip()
+			return
 		}
 		if _, err := policy.ParseAddress(sender); sender != "" && (err != nil || !ascii(sender)) {
-			t.Skip()
+			return
 		}
 		for _, m := range every(testWriter(t), language, sender, recipient) {
 			read(t, m)

@@ -33,7 +33,7 @@ func FuzzReport(f *testing.F) {
 	w := testWriter(f)
 	f.Fuzz(func(t *testing.T, recipient, orcpt, envelope, message, diagnostic string) {
 		if strings.ContainsAny(recipient, "\r\n") {
-			t.Skip() // an address is parsed before it comes here
+			return // an address is parsed before it comes here
 		}
 		for _, receipt := range []bool{false, true} {
 			told := Told{ID: "id", To: "doc@clinic.example", What: "expired", Recipients: []string{recipient}, ItemID: "i", MessageID: message, Sealed: testAt, Created: testAt, Expires: testAt}
