@@ -13,7 +13,7 @@ import (
 
 // decideSettings are those that a decision depends on.
 var decideSettings = append([]string{
-	"own-domain", "secure-subject", "grace", "tls-floor", "resolver", "tls-roots", "fallback-listen", "notice-from", "portal-url", "message-lifetime",
+	"own-domain", "secure-subject", "grace", "tls-floor", "resolver", "trusted-resolver", "dane", "mta-sts", "probe-from", "tls-roots", "fallback-listen", "notice-from", "portal-url", "message-lifetime",
 	"lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 }, storeSettings...)
 

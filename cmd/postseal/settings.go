@@ -67,6 +67,15 @@ func settings() []setting {
 		{name: "reinject-forced", usage: "Postfix smtpd that takes mail back: forced TLS", value: "127.0.0.1:8654", check: checkTCP},
 		{name: "notice-relay", usage: "Postfix smtpd that takes notices", value: "127.0.0.1:8653", check: checkTCP},
 		{name: "resolver", usage: "DNS resolver, `HOST:PORT` (default: /etc/resolv.conf)", many: true, check: checkTCP},
+		{name: "trusted-resolver", usage: "a resolver away from loopback whose word on DNSSEC (the AD bit) is believed, `ADDRESS`; the road to it must be safe", many: true, check: checkAddress},
+		{name: "dane", usage: "verify by TLSA records (DANE), where the resolver is trusted: auto or off", value: "auto", check: checkOneOf("auto", "off")},
+		{name: "mta-sts", usage: "verify by MTA-STS policies: on or off", value: "on", check: checkOneOf("on", "off")},
+		{name: "probe-from", usage: "local `ADDRESS` of the probe's connections, one for each family (default: Postfix's smtp_bind_address and smtp_bind_address6)", many: true, check: checkAddress},
+		{name: "alarm-after", usage: "how long a destination must have had TLS for its loss to be an alarm", value: "7d", check: checkDuration},
+		{name: "alarm-mail", usage: "who gets a mail of an alarm, `ADDRESS`", check: checkMailbox},
+		{name: "alarm-webhook", usage: "an `URL` that alarms are posted to, as JSON", check: checkURL},
+		{name: "tlsrpt-from", usage: "send daily reports of TLS failures (RFC 8460) from this `ADDRESS` (default: none are sent)", check: checkMailbox},
+		{name: "tlsrpt-attributes", usage: "tell Postfix (3.10 or later, with smtp_tlsrpt_enable) what its own reports need: on or off", value: "off", check: checkOneOf("on", "off")},
 		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true, check: checkOwnDomain},
 		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true, check: checkSubject},
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
@@ -427,6 +436,13 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return p, fmt.Errorf("%q: want an address or a network such as 10.0.0.0/8", s)
 	}
 	return p, nil
+}
+
+func checkAddress(s string) error {
+	if _, err := netip.ParseAddr(s); err != nil {
+		return fmt.Errorf("%q: want an IP address", s)
+	}
+	return nil
 }
 
 func checkPrefix(s string) error { _, err := parsePrefix(s); return err }

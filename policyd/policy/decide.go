@@ -54,6 +54,9 @@ type Posture struct {
 	Checked time.Time // when last looked at
 	Worked  time.Time // when TLS was last seen to work; zero: never
 	Lost    time.Time // when it was first found absent or broken after it had worked; zero: not lost
+	Since   time.Time // since when it has worked without a break, as of Worked; zero: never
+	// Published is what the destination demands of its senders' TLS.
+	Published Published
 }
 
 // InGrace reports whether the loss of TLS is too fresh to be believed: a

@@ -17,14 +17,16 @@ type Level uint8
 // The levels. Unset leaves it to the requirement: may where nothing is
 // required, else encrypt.
 const (
-	LevelUnset   Level = iota
-	LevelMay           // opportunistic
-	LevelEncrypt       // mandatory, certificate not checked
-	LevelVerify        // mandatory, certificate matches (the MX name by default)
-	LevelSecure        // mandatory, certificate matches the domain, MX not trusted
+	LevelUnset    Level = iota
+	LevelMay            // opportunistic
+	LevelDANE           // DANE where there are TLSA records, else may (RFC 7672)
+	LevelEncrypt        // mandatory, certificate not checked
+	LevelDANEOnly       // mandatory DANE: hosts without usable TLSA records are passed by
+	LevelVerify         // mandatory, certificate matches (the MX name by default)
+	LevelSecure         // mandatory, certificate matches the domain, MX not trusted
 )
 
-var levelNames = [...]string{"", "may", "encrypt", "verify", "secure"}
+var levelNames = [...]string{"", "may", "dane", "encrypt", "dane-only", "verify", "secure"}
 
 func (l Level) String() string {
 	if int(l) < len(levelNames) {
@@ -63,14 +65,18 @@ type Rule struct {
 	Pattern     string // canonical, see [CanonicalPattern]
 	Requirement Requirement
 	TLS         TLSParams
-	Nexthop     string    // [host]:port or domain, "" for the recipient's own; recipient scope only
-	Verify      string    // "code", "passphrase" or "account", "" for the default
-	Mode        string    // "recoverable" or "sealed", "" for the default
-	Language    string    // of notices and pages, BCP 47 in lower case, "" for the default
-	Weaken      bool      // weaker than a broader rule, on purpose
-	Note        string    // why
-	Until       time.Time // end, exclusive; zero: none
-	Created     time.Time
+	Nexthop     string // [host]:port or domain, "" for the recipient's own; recipient scope only
+	Verify      string // "code", "passphrase" or "account", "" for the default
+	Mode        string // "recoverable" or "sealed", "" for the default
+	Language    string // of notices and pages, BCP 47 in lower case, "" for the default
+	Weaken      bool   // weaker than a broader rule, on purpose
+	// Override lets opportunistic mail pass by what the destination publishes
+	// (DANE, MTA-STS): for a partner whose TLS is broken. Requirement none alone, a
+	// note, and an end at most 90 days away.
+	Override bool
+	Note     string    // why
+	Until    time.Time // end, exclusive; zero: none
+	Created  time.Time
 }
 
 // Active reports whether the rule is in force at now.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -32,14 +34,16 @@ type ManagerOptions struct {
 
 // Manager knows the posture of destinations. It implements [policy.Postures].
 type Manager struct {
-	o       ManagerOptions
-	look    func(ctx context.Context, dest string, reuse time.Duration) *Result
-	store   Store
-	metrics *metrics
-	mem     *memory
-	plan    *schedule
-	queue   chan *entry
-	pack    packer
+	o           ManagerOptions
+	look        func(ctx context.Context, dest string, reuse time.Duration) *Result
+	discover    func(ctx context.Context, dest string) *Result // the first half of look
+	store       Store
+	metrics     *metrics
+	mem         *memory
+	plan        *schedule
+	queue       chan *entry
+	pack        packer
+	discovering singleflight.Group
 
 	base context.Context // of every look
 	stop context.CancelFunc
@@ -81,7 +85,7 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 		o.Now = p.o.Now
 	}
 	m := &Manager{
-		o: o, look: p.probe, store: store, metrics: p.metrics,
+		o: o, look: p.probe, discover: p.Discover, store: store, metrics: p.metrics,
 		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
 		unsaved: make(map[string]*entry), saveNow: make(chan struct{}, 1),
 	}
@@ -269,6 +273,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 			m.o.OnChange()
 		}
 	}
+	m.keepFacts(e, r)
 	if m.mem.get(e.dest) == e { // not evicted meanwhile
 		m.plan.set(e, k.next)
 	}

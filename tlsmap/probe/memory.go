@@ -24,6 +24,7 @@ type memory struct {
 type entry struct {
 	dest   string
 	known  atomic.Pointer[known] // never nil
+	facts  atomic.Pointer[facts] // nil: never looked up
 	used   atomic.Int64          // when last asked for, Unix seconds
 	queued atomic.Bool
 

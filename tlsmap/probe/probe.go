@@ -57,6 +57,12 @@ type Options struct {
 	Roots       *x509.CertPool // default: the system's
 	Port        uint16         // default 25; of destinations that name none
 
+	// STS knows MTA-STS policies; nil: they are not looked at.
+	STS STSSource
+	// Trusts reports whether a resolver (HOST:PORT) is trusted to have validated
+	// what carries the AD bit; nil: DANE is off. DANE needs it of every resolver.
+	Trusts func(server string) bool
+
 	// Bind is the local address of connections, by family; zero: the system's
 	// choice.
 	Bind []netip.Addr
@@ -172,6 +178,25 @@ func (p *Prober) probe(ctx context.Context, dest string, reuse time.Duration) *R
 	return r
 }
 
+// Discover is Probe without its sessions: DNS and MTA-STS alone.
+func (p *Prober) Discover(ctx context.Context, dest string) *Result {
+	r := &Result{Dest: Key(dest), MX: []MXResult{}, Checked: p.o.Now().UTC()}
+	d, err := parseDestination(r.Dest)
+	if err != nil {
+		r.State, r.Reason = policy.Unknown, err.Error()
+		return r
+	}
+	r.Domain = d.name
+	ttl := time.Duration(-1)
+	p.discover(ctx, r, d, func(a *Answer) {
+		if a != nil && len(a.Records) > 0 && (ttl < 0 || a.TTL < ttl) {
+			ttl = a.TTL
+		}
+	})
+	r.TTL = int(max(0, ttl) / time.Second)
+	return r
+}
+
 func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 	d, err := parseDestination(r.Dest)
 	if err != nil {
@@ -187,43 +212,7 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 	}
 	defer func() { r.TTL = int(max(0, ttl) / time.Second) }()
 
-	gone := false // no MX, by NXDOMAIN
-	switch {
-	case d.addr.IsValid():
-		r.Domain = d.addr.String()
-		r.MX = []MXResult{{Addresses: []AddressResult{{Addr: d.addr}}}}
-	case d.host:
-		r.MX = []MXResult{{Host: d.name}}
-	default:
-		a, err := p.o.Resolver.Lookup(ctx, d.name, dns.TypeMX)
-		if err != nil {
-			r.State, r.Reason = policy.Unknown, err.Error()
-			return
-		}
-		least(a)
-		r.Authentic, gone = a.Authentic, a.NotFound
-		if r.mxHosts(a.Records); r.NullMX {
-			r.State, r.Reason = policy.NoMail, "null MX: the domain takes no mail"
-			return
-		}
-		if len(r.MX) == 0 {
-			// Like Postfix also after NXDOMAIN: some servers say so for a name
-			// that has other records.
-			r.ImplicitMX = true
-			r.MX = []MXResult{{Host: d.name}}
-		}
-	}
-	if extra := len(r.MX) - maxHosts; extra > 0 {
-		r.Unprobed += extra
-		r.MX = r.MX[:maxHosts]
-	}
-	p.addresses(ctx, r, least)
-	if r.ImplicitMX && !r.MX[0].DNSFailed && len(r.MX[0].Addresses) == 0 {
-		r.State, r.Reason = policy.NoMail, "the domain has neither MX nor address"
-		if gone {
-			r.Reason = "no such domain"
-		}
-		r.ImplicitMX, r.MX = false, []MXResult{}
+	if !p.discover(ctx, r, d, least) {
 		return
 	}
 	port := cmp.Or(d.port, p.o.Port)

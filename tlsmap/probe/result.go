@@ -14,9 +14,6 @@ import (
 // `postseal check --json` prints and what the store keeps, so fields are only
 // ever added. All texts that come from the destination are bounded and hold no
 // control characters.
-//
-// DANE and MTA-STS will stand beside MX, as what the domain demands of its
-// senders; Authentic is what DANE needs to know of the lookups.
 type Result struct {
 	Dest       string       `json:"dest"`   // as asked, canonical
 	Domain     string       `json:"domain"` // the name looked up; "" for an address literal
@@ -26,6 +23,8 @@ type Result struct {
 	ImplicitMX bool         `json:"implicit_mx,omitempty"` // RFC 5321, section 5.1: no MX, so the domain itself
 	Authentic  bool         `json:"authentic,omitempty"`   // the resolver vouches for the MX lookup (AD)
 	MX         []MXResult   `json:"mx"`                    // by preference
+	DANE       policy.DANE  `json:"dane"`                  // over all MX hosts
+	STS        *STSResult   `json:"mta_sts,omitempty"`     // nil in results of older versions
 	Unprobed   int          `json:"unprobed,omitempty"`    // hosts and addresses beyond the limits
 	Checked    time.Time    `json:"checked"`
 	TTL        int          `json:"ttl"` // seconds: the least of all records found; 0 where there are none
@@ -42,23 +41,27 @@ type MXResult struct {
 	Authentic  bool            `json:"authentic,omitempty"` // AD on its addresses
 	DNSFailed  bool            `json:"dns_failed,omitempty"`
 	Error      string          `json:"error,omitempty"` // of the address lookup
+	TLSA       *TLSAResult     `json:"tlsa,omitempty"`
 	Addresses  []AddressResult `json:"addresses"`
 }
 
 // AddressResult is one SMTP session, or what became of the try.
 type AddressResult struct {
-	Addr       netip.Addr   `json:"addr"`
-	State      policy.State `json:"state"` // never NoMail
-	Banner     string       `json:"banner,omitempty"`
-	EHLO       []string     `json:"ehlo,omitempty"` // keywords with parameters, over TLS where there was TLS
-	STARTTLS   bool         `json:"starttls"`       // offered
-	SNI        string       `json:"sni,omitempty"`  // sent
-	TLS        bool         `json:"tls"`            // handshake done and EHLO answered over it, whatever the floor
-	Version    string       `json:"version,omitempty"`
-	Cipher     string       `json:"cipher,omitempty"`
-	Cert       *Certificate `json:"certificate,omitempty"`
-	Error      string       `json:"error,omitempty"`
-	DurationMS int64        `json:"duration_ms"`
+	Addr     netip.Addr   `json:"addr"`
+	State    policy.State `json:"state"` // never NoMail
+	Banner   string       `json:"banner,omitempty"`
+	EHLO     []string     `json:"ehlo,omitempty"` // keywords with parameters, over TLS where there was TLS
+	STARTTLS bool         `json:"starttls"`       // offered
+	SNI      string       `json:"sni,omitempty"`  // sent
+	TLS      bool         `json:"tls"`            // handshake done and EHLO answered over it, whatever the floor
+	Version  string       `json:"version,omitempty"`
+	Cipher   string       `json:"cipher,omitempty"`
+	Cert     *Certificate `json:"certificate,omitempty"`
+	// DANE says how the chain stands to the host's TLSA records: "match", or why it
+	// does not; "" where there are none that count.
+	DANE       string `json:"dane,omitempty"`
+	Error      string `json:"error,omitempty"`
+	DurationMS int64  `json:"duration_ms"`
 }
 
 // Certificate is what a host showed in the handshake.

@@ -1,0 +1,2 @@
+// Package alarm tells the administrator when a destination has lost its TLS.
+package alarm

@@ -1,0 +1,70 @@
+package probe
+
+import (
+	"context"
+	"time"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+// How long what a destination publishes counts, by the TTL of its records in
+// these bounds. Postfix looks TLSA records up by itself, at each delivery; all
+// that has to hold is that there are some.
+const (
+	factsLeast, factsMost = time.Minute, time.Hour
+	factsDoubt            = 10 * time.Second // where something failed: asked again soon
+)
+
+// facts is what a destination publishes, as of the last lookup. It is immutable.
+type facts struct {
+	published policy.Published
+	until     time.Time
+}
+
+// Published returns what a destination publishes of how its TLS is to be
+// verified: from memory, or else after lookups that last until ctx is done at most.
+// What failed meanwhile leaves what was known before, as long as that promised more.
+// What is not known by then is [policy.DANEUnknown] or [policy.STSUnknown].
+func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
+	dest = Key(dest)
+	now := m.o.Now()
+	e := m.mem.get(dest)
+	if e == nil {
+		e = m.add(dest, now)
+	} else {
+		e.touch(now)
+	}
+	f := e.facts.Load()
+	if f != nil && now.Before(f.until) {
+		return f.published
+	}
+	got := m.discovering.DoChan(dest, func() (any, error) {
+		ctx, cancel := context.WithTimeout(m.base, m.o.MaxLook)
+		defer cancel()
+		r := m.discover(ctx, dest)
+		m.keepFacts(e, r)
+		return nil, nil
+	})
+	select {
+	case <-got:
+	case <-ctx.Done():
+	}
+	if f = e.facts.Load(); f == nil {
+		return policy.Published{}
+	}
+	return f.published
+}
+
+// keepFacts remembers what r says of what the destination publishes.
+func (m *Manager) keepFacts(e *entry, r *Result) {
+	p := r.published()
+	old := e.facts.Load()
+	life := min(max(time.Duration(r.TTL)*time.Second, factsLeast), factsMost)
+	if p.DANE == policy.DANEUnknown || p.DANE == policy.DANEFailed || p.STS == policy.STSUnknown || p.STS == policy.STSFailed {
+		life = factsDoubt
+	}
+	if old != nil && p.DANE == policy.DANEUnknown {
+		p.DANE = old.published.DANE // DNS failed: never to less than before
+	}
+	e.facts.Store(&facts{p, m.o.Now().Add(life)})
+}

@@ -1,0 +1,141 @@
+package probe
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/postseal/postseal/policyd/policy"
+)
+
+// TLSAResult is what a lookup of the TLSA records of one MX host found.
+type TLSAResult struct {
+	Base    string       `json:"base"`              // TLSA base domain, after CNAME expansion (RFC 7672, section 2.2.2)
+	State   policy.DANE  `json:"state"`             // off, none, full (usable records), unusable or failed
+	Records []TLSARecord `json:"records,omitempty"` // secure ones
+	Error   string       `json:"error,omitempty"`
+}
+
+// TLSARecord is one TLSA record (RFC 6698, section 2.1).
+type TLSARecord struct {
+	Usage    uint8  `json:"usage"`
+	Selector uint8  `json:"selector"`
+	Matching uint8  `json:"matching_type"`
+	Data     string `json:"data"` // hexadecimal
+	// Unusable says why a sender cannot use it; "" where it can.
+	Unusable string `json:"unusable,omitempty"`
+}
+
+// STSResult is the MTA-STS policy of a destination, and how it stands to its MX hosts.
+type STSResult struct {
+	State   policy.STS `json:"state"`
+	ID      string     `json:"id,omitempty"`      // of the TXT record
+	Mode    string     `json:"mode,omitempty"`    // of the policy
+	MX      []string   `json:"mx,omitempty"`      // patterns as published
+	MaxAge  int64      `json:"max_age,omitempty"` // seconds
+	Fetched time.Time  `json:"fetched,omitzero"`
+	Expires time.Time  `json:"expires,omitzero"`
+	// Stale says why the policy in use is a kept one: the error of the last refresh.
+	Stale string `json:"stale,omitempty"`
+	Error string `json:"error,omitempty"` // why there is none
+}
+
+// STSSource knows MTA-STS policies. Policy returns what is known of a domain,
+// waiting for a lookup or fetch until ctx is done; then it is [policy.STSUnknown],
+// and the fetch goes on. It never returns nil.
+type STSSource interface {
+	Policy(ctx context.Context, domain string) *STSResult
+}
+
+// discover is the first half of a look: all that DNS and the web tell of a
+// destination. It fills in Domain, MX with addresses and TLSA, DANE and STS. It reports
+// false where r.State says all there is to say.
+func (p *Prober) discover(ctx context.Context, r *Result, d destination, least func(*Answer)) bool {
+	sts := make(chan *STSResult, 1)
+	if p.o.STS != nil && d.name != "" && !d.host && d.port == 0 {
+		go func() { sts <- p.o.STS.Policy(ctx, d.name) }()
+	} else {
+		sts <- &STSResult{State: policy.STSOff}
+	}
+	more := p.discoverHosts(ctx, r, d, least)
+	if more {
+		p.tlsa(ctx, r, cmp.Or(d.port, p.o.Port), least)
+	}
+	r.STS = <-sts
+	return more
+}
+
+// tlsa looks up the TLSA records of every MX host and sums them up in r.DANE.
+func (p *Prober) tlsa(ctx context.Context, r *Result, port uint16, least func(*Answer)) {
+	r.DANE = policy.DANEOff
+}
+
+// discoverHosts finds the MX hosts and their addresses.
+func (p *Prober) discoverHosts(ctx context.Context, r *Result, d destination, least func(*Answer)) bool {
+	gone := false // no MX, by NXDOMAIN
+	switch {
+	case d.addr.IsValid():
+		r.Domain = d.addr.String()
+		r.MX = []MXResult{{Addresses: []AddressResult{{Addr: d.addr}}}}
+	case d.host:
+		r.MX = []MXResult{{Host: d.name}}
+	default:
+		a, err := p.o.Resolver.Lookup(ctx, d.name, dns.TypeMX)
+		if err != nil {
+			r.State, r.Reason = policy.Unknown, err.Error()
+			return false
+		}
+		least(a)
+		r.Authentic, gone = a.Authentic, a.NotFound
+		if r.mxHosts(a.Records); r.NullMX {
+			r.State, r.Reason = policy.NoMail, "null MX: the domain takes no mail"
+			return false
+		}
+		if len(r.MX) == 0 {
+			// Like Postfix also after NXDOMAIN: some servers say so for a name
+			// that has other records.
+			r.ImplicitMX = true
+			r.MX = []MXResult{{Host: d.name}}
+		}
+	}
+	if extra := len(r.MX) - maxHosts; extra > 0 {
+		r.Unprobed += extra
+		r.MX = r.MX[:maxHosts]
+	}
+	p.addresses(ctx, r, least)
+	if r.ImplicitMX && !r.MX[0].DNSFailed && len(r.MX[0].Addresses) == 0 {
+		r.State, r.Reason = policy.NoMail, "the domain has neither MX nor address"
+		if gone {
+			r.Reason = "no such domain"
+		}
+		r.ImplicitMX, r.MX = false, []MXResult{}
+		return false
+	}
+	return true
+}
+
+// published sums up what a result says of the destination's demands.
+func (r *Result) published() policy.Published {
+	p := policy.Published{DANE: r.DANE}
+	if r.STS != nil {
+		p.STS = r.STS.State
+		if p.STS == policy.STSEnforce || p.STS == policy.STSTesting {
+			p.STSMatch = stsMatch(r.STS.MX)
+		}
+	}
+	return p
+}
+
+// stsMatch turns mx patterns into those of Postfix's match=.
+func stsMatch(patterns []string) []string {
+	out := make([]string, 0, len(patterns))
+	for _, p := range patterns {
+		if len(p) > 2 && p[:2] == "*." {
+			p = p[1:]
+		}
+		out = append(out, p)
+	}
+	return out
+}
