@@ -18,7 +18,7 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 
 	s.mu.Lock()
 	s.counts[query{name, qtype, tcp}]++
-	f, delay, ad := s.fault(name, qtype), s.delay, s.ad
+	f, delay := s.fault(name, qtype), s.delay
 	m := s.answer(q, name, qtype)
 	s.mu.Unlock()
 
@@ -41,7 +41,6 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 			return
 		}
 	}
-	m.AuthenticatedData = ad && m.Rcode != dns.RcodeServerFailure
 	size := dns.MinMsgSize
 	if opt != nil && f != FormErrOnEDNS {
 		m.SetEdns0(4096, opt.Do())
@@ -59,14 +58,21 @@ func (s *Server) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 func (s *Server) answer(q *dns.Msg, name string, qtype uint16) *dns.Msg {
 	m := new(dns.Msg).SetReply(q)
 	m.RecursionAvailable = true
+	m.AuthenticatedData = true
 	for range maxChain {
+		m.AuthenticatedData = m.AuthenticatedData && s.authentic(name)
 		switch s.fault(name, qtype) {
 		case Servfail:
 			return servfail(q)
+		case Bogus:
+			if !q.CheckingDisabled {
+				return servfail(q)
+			}
+			m.AuthenticatedData = false
 		case Refused:
 			return new(dns.Msg).SetRcode(q, dns.RcodeRefused)
 		case Referral:
-			m.RecursionAvailable, m.Authoritative = false, false
+			m.RecursionAvailable, m.Authoritative, m.AuthenticatedData = false, false, false
 			m.Answer = nil
 			m.Ns = []dns.RR{&dns.NS{
 				Hdr: dns.RR_Header{Name: zoneOf(name), Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: 60},

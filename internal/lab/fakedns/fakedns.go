@@ -31,6 +31,7 @@ const (
 	Delay                      // a right reply, late (see Server.SetDelay)
 	FormErrOnEDNS              // FORMERR to queries with EDNS, as very old servers do
 	Garbage                    // bytes that are no DNS message
+	Bogus                      // SERVFAIL, as from a validating resolver for what fails validation; with CD a reply without AD
 )
 
 // maxChain bounds the CNAMEs of one answer; a loop ends in SERVFAIL, as it does
@@ -60,7 +61,7 @@ type Server struct {
 	faults  map[key]Fault
 	counts  map[query]int
 	delay   time.Duration
-	ad      bool
+	signed  map[string]bool // by name, for it and all below; "." for every name
 	closing chan struct{}
 }
 
@@ -71,6 +72,7 @@ func Start(addr string) (*Server, error) {
 		records: make(map[string]map[uint16][]dns.RR),
 		faults:  make(map[key]Fault),
 		counts:  make(map[query]int),
+		signed:  make(map[string]bool),
 		delay:   300 * time.Millisecond,
 		closing: make(chan struct{}),
 	}
@@ -211,12 +213,32 @@ func (s *Server) SetDelay(d time.Duration) {
 	s.delay = d
 }
 
-// SetAuthentic sets whether replies carry the AD bit, as those of a validating
-// resolver do.
-func (s *Server) SetAuthentic(ad bool) {
+// SetAuthentic sets whether replies about names carry the AD bit, as those of a
+// validating resolver about signed zones do. It counts for each name and all below
+// it, unless a longer name says otherwise; without names, for every name, and
+// what was set before is forgotten. A reply that follows CNAMEs has the bit where
+// every name on the way is authentic.
+func (s *Server) SetAuthentic(ad bool, names ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ad = ad
+	if len(names) == 0 {
+		clear(s.signed)
+		names = []string{"."}
+	}
+	for _, n := range names {
+		s.signed[canonical(n)] = ad
+	}
+}
+
+// authentic reports whether name lies in a signed zone.
+func (s *Server) authentic(name string) bool {
+	for at := name; at != ""; {
+		if ad, ok := s.signed[at]; ok {
+			return ad
+		}
+		_, at, _ = strings.Cut(at, ".")
+	}
+	return s.signed["."]
 }
 
 // Queries counts the queries so far for a name ("" for all) and a type (0 for

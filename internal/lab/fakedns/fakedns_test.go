@@ -183,6 +183,47 @@ func TestChange(t *testing.T) {
 	}
 }
 
+func TestAuthentic(t *testing.T) {
+	s := start(t,
+		"signed.example. 60 IN MX 10 mx.signed.example.", "mx.signed.example. 60 IN A 192.0.2.1",
+		"plain.example. 60 IN A 192.0.2.2",
+		"in.signed.example. 60 IN CNAME mx.signed.example.", "out.signed.example. 60 IN CNAME plain.example.",
+		"alias.plain.example. 60 IN CNAME mx.signed.example.", "cut.signed.example. 60 IN A 192.0.2.3",
+		"bogus.signed.example. 60 IN A 192.0.2.4",
+	)
+	s.SetAuthentic(true, "signed.example")
+	s.SetAuthentic(false, "cut.signed.example")
+	s.Fail("bogus.signed.example", dns.TypeA, Bogus)
+	tests := []struct {
+		name, ask string
+		qtype     uint16
+		rcode     int
+		ad        bool
+	}{
+		{"a signed zone", "signed.example", dns.TypeMX, dns.RcodeSuccess, true},
+		{"no data in it", "signed.example", dns.TypeA, dns.RcodeSuccess, true},
+		{"no such name in it", "gone.signed.example", dns.TypeA, dns.RcodeNameError, true},
+		{"an unsigned zone", "plain.example", dns.TypeA, dns.RcodeSuccess, false},
+		{"a chain inside", "in.signed.example", dns.TypeA, dns.RcodeSuccess, true},
+		{"a chain that leaves", "out.signed.example", dns.TypeA, dns.RcodeSuccess, false},
+		{"its first link alone", "out.signed.example", dns.TypeCNAME, dns.RcodeSuccess, true},
+		{"a chain that comes from outside", "alias.plain.example", dns.TypeA, dns.RcodeSuccess, false},
+		{"an unsigned zone below", "cut.signed.example", dns.TypeA, dns.RcodeSuccess, false},
+		{"bogus", "bogus.signed.example", dns.TypeA, dns.RcodeServerFailure, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := ask(t, s, "udp", tt.ask, tt.qtype, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Rcode != tt.rcode || r.AuthenticatedData != tt.ad {
+				t.Errorf("got %s, AD %t; want %s, AD %t", dns.RcodeToString[r.Rcode], r.AuthenticatedData, dns.RcodeToString[tt.rcode], tt.ad)
+			}
+		})
+	}
+}
+
 // TestStubResolver asks as a program that uses the system's stub resolver does.
 func TestStubResolver(t *testing.T) {
 	s := start(t,
