@@ -17,16 +17,17 @@ const module = "github.com/postseal/postseal/"
 // nearest entry above it; one with none is an error: decide where it stands.
 // cmd stands above all and is not limited.
 var allowed = map[string][]string{
-	"policyd/policy":  {},
-	"policyd":         {"policyd/policy", "internal/accept"},
-	"tlsmap":          {"policyd/policy", "tlsmap/...", "internal/accept"},
-	"tlsmap/probe":    {"policyd/policy", "tlsmap/probe/..."},
-	"escrow":          {"policyd/policy", "escrow/...", "internal/accept"},
-	"sql":             {"policyd/policy", "tlsmap/...", "escrow/..."},
-	"contrib/postfix": {"policyd/policy"},
-	"internal/accept": {},
-	"internal/arch":   {},
-	"internal/lab":    {"internal/lab/..."},
+	"policyd/policy":     {},
+	"policyd":            {"policyd/policy", "internal/accept"},
+	"tlsmap":             {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
+	"tlsmap/probe":       {"policyd/policy", "tlsmap/probe/..."},
+	"escrow":             {"policyd/policy", "escrow/...", "internal/accept"},
+	"sql":                {"policyd/policy", "tlsmap/...", "escrow/..."},
+	"contrib/postfix":    {"policyd/policy"},
+	"internal/accept":    {},
+	"internal/adminpage": {},
+	"internal/arch":      {},
+	"internal/lab":       {"internal/lab/..."},
 }
 
 // sole names who alone may import a package from outside.
