@@ -57,6 +57,9 @@ type Posture struct {
 	Since   time.Time // since when it has worked without a break, as of Worked; zero: never
 	// Published is what the destination demands of its senders' TLS.
 	Published Published
+	// RuleMet says that of the hosts last seen every one whose certificate matched its
+	// TLSA records met the rule's names too, and that there was one.
+	RuleMet bool
 }
 
 // InGrace reports whether the loss of TLS is too fresh to be believed: a
