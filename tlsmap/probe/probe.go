@@ -43,7 +43,7 @@ import (
 // unknown where nothing else works.
 const (
 	maxHosts     = 10 // MX hosts
-	maxAddresses = 8  // of each host
+	maxAddresses = 8  // of each host, unless Options say so
 )
 
 // Options say how a Prober looks. The zero value of each has a default.
@@ -54,6 +54,8 @@ type Options struct {
 	Timeout     time.Duration  // for each step of a session; default 10 s
 	MaxParallel int            // sessions at a time, in the background and as many for Look and Probe; default 64
 	MaxPerHost  int            // sessions at a time with one address; default 2
+	MaxShared   int            // sessions remembered, for the domains that share a host; default 10,000 of about 2 kB
+	MaxHostAddr int            // addresses of one host that are looked at; default 8
 	Roots       *x509.CertPool // default: the system's
 	Port        uint16         // default 25; of destinations that name none
 
@@ -103,6 +105,8 @@ func NewProber(o Options) (*Prober, error) {
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
 	o.MaxParallel = cmp.Or(o.MaxParallel, 64)
 	o.MaxPerHost = cmp.Or(o.MaxPerHost, 2)
+	o.MaxShared = cmp.Or(o.MaxShared, 10_000)
+	o.MaxHostAddr = cmp.Or(o.MaxHostAddr, maxAddresses)
 	o.Port = cmp.Or(o.Port, 25)
 	if o.Dial == nil {
 		o.Dial = dialer(o.Bind)
@@ -117,7 +121,7 @@ func NewProber(o Options) (*Prober, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register the metrics of the prober: %w", err)
 	}
-	return &Prober{o: o, suites: cipherSuites(), hosts: newHosts(o.MaxParallel, o.MaxPerHost), metrics: m}, nil
+	return &Prober{o: o, suites: cipherSuites(), hosts: newHosts(o.MaxParallel, o.MaxPerHost, o.MaxShared), metrics: m}, nil
 }
 
 func localName() string {
@@ -159,6 +163,13 @@ func dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, 
 // at most about a minute, and ends with ctx.
 func (p *Prober) Probe(ctx context.Context, dest string) *Result {
 	return p.probe(ctx, dest, 0)
+}
+
+// ProbeShared is Probe for one of many destinations, most of which share their mail
+// hosts: a session with the same host and address that is not older than the TTL
+// of the address (10 minutes at least, 6 hours at most) counts for this one too.
+func (p *Prober) ProbeShared(ctx context.Context, dest string) *Result {
+	return p.probe(ctx, dest, byTTL)
 }
 
 // probe is Probe that accepts the result of a session that is not older than
@@ -226,7 +237,7 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 			}
 			t := target{mx.Host, a.Addr, port}
 			wg.Go(func() {
-				got, ok := p.hosts.do(ctx, t, reuse, func() AddressResult { return p.session(ctx, t) })
+				got, ok := p.hosts.do(ctx, t, reuse, time.Duration(mx.TTL)*time.Second, func() AddressResult { return p.session(ctx, t) })
 				if !ok {
 					got = AddressResult{Addr: t.addr, State: policy.Unknown, Error: "not looked at: too busy"}
 				}
@@ -282,9 +293,12 @@ func (p *Prober) addresses(ctx context.Context, r *Result, least func(*Answer)) 
 			defer mu.Unlock()
 			for _, a := range answers {
 				least(a)
+				if seconds := ttlSeconds(a); seconds > 0 && (mx.TTL == 0 || seconds < mx.TTL) {
+					mx.TTL = seconds
+				}
 			}
-			if extra[i] = len(found) - maxAddresses; extra[i] > 0 {
-				found = found[:maxAddresses]
+			if extra[i] = len(found) - p.o.MaxHostAddr; extra[i] > 0 {
+				found = found[:p.o.MaxHostAddr]
 			}
 			for _, addr := range found {
 				a := AddressResult{Addr: addr, State: policy.Unreachable}
@@ -299,6 +313,14 @@ func (p *Prober) addresses(ctx context.Context, r *Result, least func(*Answer)) 
 	for _, n := range extra {
 		r.Unprobed += max(0, n)
 	}
+}
+
+// ttlSeconds is 0 where there is no record.
+func ttlSeconds(a *Answer) int {
+	if a == nil || len(a.Records) == 0 {
+		return 0
+	}
+	return int(a.TTL / time.Second)
 }
 
 // hostAddresses returns the addresses of a host, the families taking turns. As

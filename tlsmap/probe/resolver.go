@@ -28,11 +28,14 @@ var ErrDNS = errors.New("dns lookup failed")
 
 // Resolver asks recursive resolvers, over UDP with EDNS0, over TCP where the
 // reply is truncated, and without EDNS0 where the server does not know it.
-// It keeps nothing: the resolvers have caches.
+// It keeps nothing, since the resolvers have caches, but see [Resolver.Many].
 type Resolver struct {
 	servers func() []string
 	try     time.Duration
 	total   time.Duration
+
+	slots chan struct{} // nil: no bound on the questions at a time
+	cache *dnsCache     // nil: nothing is kept
 }
 
 // NewResolver makes a resolver that asks servers (HOST:PORT or HOST, port 53)
@@ -79,9 +82,8 @@ type Answer struct {
 	TTL       time.Duration
 }
 
-// Lookup asks for the records of a name. A silent resolver costs at most about
-// two seconds. Every error wraps [ErrDNS], or is that of ctx.
-func (r *Resolver) Lookup(ctx context.Context, name string, qtype uint16) (*Answer, error) {
+// lookup follows CNAMEs to the records of a name.
+func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*Answer, error) {
 	answer := &Answer{Authentic: true, TTL: -1}
 	at := strings.ToLower(dns.Fqdn(name))
 	seen := []string{at}

@@ -43,6 +43,7 @@ type MXResult struct {
 	Error      string          `json:"error,omitempty"` // of the address lookup
 	TLSA       *TLSAResult     `json:"tlsa,omitempty"`
 	Addresses  []AddressResult `json:"addresses"`
+	TTL        int             `json:"ttl,omitempty"` // of the addresses, seconds
 }
 
 // AddressResult is one SMTP session, or what became of the try.
