@@ -32,6 +32,9 @@ type Options struct {
 	// Resolver is asked for the TLSRPT record; nil: it is not looked at.
 	Resolver *probe.Resolver
 	Scan     scan.Options
+	// Shared has Quick accept a session with a mail host that was had for another
+	// destination, as long as its TTL lets that count.
+	Shared bool
 	// MaxScans is how many addresses of one destination are scanned at a time;
 	// default 4.
 	MaxScans int
@@ -58,7 +61,11 @@ func New(o Options) *Checker {
 func (c *Checker) Quick(ctx context.Context, dest string) *Report {
 	report := make(chan *TLSRPT, 1)
 	go func() { report <- c.tlsrpt(ctx, dest) }()
-	result := c.o.Prober.Probe(ctx, dest)
+	look := c.o.Prober.Probe
+	if c.o.Shared {
+		look = c.o.Prober.ProbeShared
+	}
+	result := look(ctx, dest)
 	r := Build(result, nil, c.o.Now())
 	r.TLSRPT = <-report
 	r.Advice = Advise(r)

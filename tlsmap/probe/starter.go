@@ -20,7 +20,7 @@ func (p *Prober) Starter(dest, host string, addr netip.Addr) func(context.Contex
 	d, _ := parseDestination(Key(dest))
 	t := target{host, addr, cmp.Or(d.port, p.o.Port)}
 	return func(ctx context.Context) (conn net.Conn, err error) {
-		_, ok := p.hosts.do(ctx, t, 0, func() AddressResult {
+		_, ok := p.hosts.do(ctx, t, 0, 0, func() AddressResult {
 			conn, err = p.startTLS(ctx, t)
 			return AddressResult{State: policy.Unknown} // not to be remembered
 		})
