@@ -12,6 +12,7 @@ import (
 
 	"github.com/postseal/postseal/internal/lab/fakedns"
 	"github.com/postseal/postseal/internal/lab/fakesmtp"
+	"github.com/postseal/postseal/internal/lab/fakeweb"
 )
 
 // Internet is all that a mail server sees of the world: DNS and the destinations.
@@ -31,6 +32,10 @@ type Internet struct {
 	order []string
 	past  []*fakesmtp.Server // replaced hosts: what they received still counts
 	next  int
+
+	web      *fakeweb.Server // of all policy hosts; nil: none yet
+	webIP    string
+	policies int // ids given
 }
 
 // Host is the mail server of one or more domains.
@@ -66,13 +71,21 @@ func (n *Internet) Close() error {
 			h.Server.Close()
 		}
 	}
-	return errors.Join(n.DNS.Close(), n.log.Close())
+	var web error
+	if n.web != nil {
+		web = n.web.Close()
+	}
+	return errors.Join(web, n.DNS.Close(), n.log.Close())
 }
 
 // NextIP returns an address that nothing uses yet.
 func (n *Internet) NextIP() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	return n.nextIP()
+}
+
+func (n *Internet) nextIP() string {
 	n.next++
 	return fmt.Sprintf("127.0.%d.%d", 100+n.next/200, 1+n.next%200)
 }
