@@ -3,7 +3,6 @@ package probe
 import (
 	"cmp"
 	"context"
-	"time"
 
 	"github.com/miekg/dns"
 
@@ -28,34 +27,13 @@ type TLSARecord struct {
 	Unusable string `json:"unusable,omitempty"`
 }
 
-// STSResult is the MTA-STS policy of a destination, and how it stands to its MX hosts.
-type STSResult struct {
-	State   policy.STS `json:"state"`
-	ID      string     `json:"id,omitempty"`      // of the TXT record
-	Mode    string     `json:"mode,omitempty"`    // of the policy
-	MX      []string   `json:"mx,omitempty"`      // patterns as published
-	MaxAge  int64      `json:"max_age,omitempty"` // seconds
-	Fetched time.Time  `json:"fetched,omitzero"`
-	Expires time.Time  `json:"expires,omitzero"`
-	// Stale says why the policy in use is a kept one: the error of the last refresh.
-	Stale string `json:"stale,omitempty"`
-	Error string `json:"error,omitempty"` // why there is none
-}
-
-// STSSource knows MTA-STS policies. Policy returns what is known of a domain,
-// waiting for a lookup or fetch until ctx is done; then it is [policy.STSUnknown],
-// and the fetch goes on. It never returns nil.
-type STSSource interface {
-	Policy(ctx context.Context, domain string) *STSResult
-}
-
 // discover is the first half of a look: all that DNS and the web tell of a
 // destination. It fills in Domain, MX with addresses and TLSA, DANE and STS. It reports
 // false where r.State says all there is to say.
 func (p *Prober) discover(ctx context.Context, r *Result, d destination, least func(*Answer)) bool {
 	sts := make(chan *STSResult, 1)
 	if p.o.STS != nil && d.name != "" && !d.host && d.port == 0 {
-		go func() { sts <- p.o.STS.Policy(ctx, d.name) }()
+		go func() { sts <- p.stsPolicy(ctx, d.name) }()
 	} else {
 		sts <- &STSResult{State: policy.STSOff}
 	}
@@ -64,6 +42,7 @@ func (p *Prober) discover(ctx context.Context, r *Result, d destination, least f
 		p.tlsa(ctx, r, cmp.Or(d.port, p.o.Port), least)
 	}
 	r.STS = <-sts
+	p.sts(ctx, r)
 	return more
 }
 
@@ -126,16 +105,4 @@ func (r *Result) published() policy.Published {
 		}
 	}
 	return p
-}
-
-// stsMatch turns mx patterns into those of Postfix's match=.
-func stsMatch(patterns []string) []string {
-	out := make([]string, 0, len(patterns))
-	for _, p := range patterns {
-		if len(p) > 2 && p[:2] == "*." {
-			p = p[1:]
-		}
-		out = append(out, p)
-	}
-	return out
 }

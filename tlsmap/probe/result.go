@@ -36,14 +36,17 @@ type Result struct {
 
 // MXResult is one mail host.
 type MXResult struct {
-	Host       string          `json:"host"` // "" for an address literal
-	Preference uint16          `json:"preference"`
-	Authentic  bool            `json:"authentic,omitempty"` // AD on its addresses
-	DNSFailed  bool            `json:"dns_failed,omitempty"`
-	Error      string          `json:"error,omitempty"` // of the address lookup
-	TLSA       *TLSAResult     `json:"tlsa,omitempty"`
-	Addresses  []AddressResult `json:"addresses"`
-	TTL        int             `json:"ttl,omitempty"` // of the addresses, seconds
+	Host       string      `json:"host"` // "" for an address literal
+	Preference uint16      `json:"preference"`
+	Authentic  bool        `json:"authentic,omitempty"` // AD on its addresses
+	DNSFailed  bool        `json:"dns_failed,omitempty"`
+	Error      string      `json:"error,omitempty"` // of the address lookup
+	TLSA       *TLSAResult `json:"tlsa,omitempty"`
+	// STSMatch says whether the host is one of those that the domain's MTA-STS policy
+	// names; nil where there is none, or its mode is none.
+	STSMatch  *bool           `json:"sts_match,omitempty"`
+	Addresses []AddressResult `json:"addresses"`
+	TTL       int             `json:"ttl,omitempty"` // of the addresses, seconds
 }
 
 // AddressResult is one SMTP session, or what became of the try.
