@@ -101,6 +101,9 @@ func (d *TLSDemand) None() bool {
 // certificate through that DANE refuses.)
 func DemandTLS(in TLSInput) TLSDemand {
 	d := TLSDemand{TLSParams: in.Rule, By: FromRule}
+	if d.Level == LevelDANEOnly {
+		d.Servername = "" // the TLSA base domain is sent
+	}
 	if in.Override && !in.Required {
 		d.Level, d.By = max(d.Level, LevelMay), FromOverride
 		return d
@@ -140,9 +143,8 @@ func DemandTLS(in TLSInput) TLSDemand {
 			return d
 		}
 	}
-	if d.Level == LevelDANEOnly { // by the rule: only TLSA records that match will do
-		d.Servername = ""
-		return d
+	if d.Level == LevelDANEOnly {
+		return d // by the rule: only TLSA records that match will do
 	}
 
 	sts, patterns := in.Published.STS, in.Published.STSMatch

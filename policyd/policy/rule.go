@@ -35,14 +35,14 @@ func (l Level) String() string {
 	return fmt.Sprintf("level(%d)", l)
 }
 
-// ParseLevel reads one of the words may, encrypt, verify, secure.
+// ParseLevel reads one of Postfix's words, "" for LevelUnset.
 func ParseLevel(s string) (Level, error) {
 	for i, n := range levelNames {
 		if s == n {
 			return Level(i), nil
 		}
 	}
-	return 0, fmt.Errorf("unknown TLS level %q: want may, encrypt, verify or secure", s)
+	return 0, fmt.Errorf("unknown TLS level %q: want may, encrypt, dane-only, verify or secure", s)
 }
 
 // MarshalText writes Postfix's word.
@@ -320,12 +320,14 @@ func (r *Rule) validateTLS() error {
 		return nil
 	}
 	switch {
+	case t.Level == LevelDANE:
+		return errors.New("--level dane: what a destination publishes is heeded without a rule; want may, encrypt, dane-only, verify or secure")
 	case r.Scope != ByRecipient || r.IsAddress():
 		return errors.New("TLS levels belong to a destination: give --level, --match and the like to a domain, not to an address or a sender")
 	case r.Requirement == EscrowOnly:
 		return errors.New("--require escrow never uses TLS: drop --level and the like")
 	case r.Requirement != None && t.Level == LevelMay:
-		return fmt.Errorf("--level may contradicts --require %s: want encrypt, verify or secure", r.Requirement)
+		return fmt.Errorf("--level may contradicts --require %s: want encrypt, dane-only, verify or secure", r.Requirement)
 	case len(t.Match) > 0 && t.Level < LevelVerify:
 		return errors.New("--match needs --level verify or secure")
 	}
