@@ -3,17 +3,16 @@ package notify
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/emersion/go-smtp"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/internal/relaymail"
 )
 
 // Outbox holds mails until they are sent.
@@ -31,14 +30,11 @@ type Outbox interface {
 
 // How mails are sent.
 const (
-	parallel    = 4                // connections to Postfix at a time
-	batch       = 64               // mails read from the outbox at a time
-	sendTimeout = 2 * time.Minute  // for one mail, from dialing to the last reply
-	idle        = 30 * time.Second // between looks into the outbox: another process may queue
-	// shutdownGrace is how long a shutdown waits for mails that are being sent.
-	shutdownGrace = 5 * time.Second
-	firstRetry    = 2 * time.Second
-	lastRetry     = 10 * time.Minute
+	parallel   = 4                // connections to Postfix at a time
+	batch      = 64               // mails read from the outbox at a time
+	idle       = 30 * time.Second // between looks into the outbox: another process may queue
+	firstRetry = 2 * time.Second
+	lastRetry  = 10 * time.Minute
 )
 
 // Sender hands mails from the outbox to Postfix. Its fields are set before Run.
@@ -69,12 +65,6 @@ func (s *Sender) init() {
 		}
 		if s.Log == nil {
 			s.Log = slog.New(slog.DiscardHandler)
-		}
-		if s.ServerName == "" {
-			s.ServerName = "localhost"
-		}
-		if s.timeout == 0 {
-			s.timeout = sendTimeout
 		}
 		s.results = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_notices_total", Help: "Tries to hand a mail of the escrow to Postfix, by result: sent, deferred, refused.",
@@ -246,65 +236,6 @@ func (s *Sender) point(name string) {
 
 // send hands one mail to Postfix. nil means that Postfix has it on its disk.
 func (s *Sender) send(ctx context.Context, m Mail) error {
-	// A shutdown gives it a moment to end: cut at the last reply, it would be
-	// sent twice.
-	shutdown := ctx
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timeout)
-	defer cancel()
-	defer context.AfterFunc(shutdown, func() { time.AfterFunc(shutdownGrace, cancel) })()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", s.Relay)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	// The client sets deadlines of its own; a cut connection ends all of them.
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	c := smtp.NewClient(conn)
-	c.CommandTimeout, c.SubmissionTimeout = s.timeout, s.timeout
-	if err := s.transact(c, m); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("%w (%w)", context.Cause(ctx), err)
-		}
-		return err
-	}
-	return nil
-}
-
-func (s *Sender) transact(c *smtp.Client, m Mail) error {
-	if err := c.Hello(s.ServerName); err != nil {
-		return fmt.Errorf("greeting: %w", err)
-	}
-	mail := &smtp.MailOptions{
-		Return: smtp.DSNReturnHeaders, // a bounce need not carry the link
-		UTF8:   !ascii(m.To) || !ascii(m.From),
-	}
-	if err := c.Mail(m.From, mail); err != nil {
-		return fmt.Errorf("MAIL: %w", err)
-	}
-	notify := smtp.DSNNotifyFailure
-	if m.From == "" {
-		notify = smtp.DSNNotifyNever
-	}
-	if strings.ContainsAny(m.To, "<>\r\n") && !strings.HasPrefix(m.To, `"`) {
-		return errors.New("RCPT: address breaks out of the command")
-	}
-	if err := c.Rcpt(m.To, &smtp.RcptOptions{Notify: []smtp.DSNNotify{notify}}); err != nil {
-		return fmt.Errorf("RCPT: %w", err)
-	}
-	w, err := c.Data()
-	if err != nil {
-		return fmt.Errorf("DATA: %w", err)
-	}
-	if _, err := w.Write(m.Text); err != nil {
-		return fmt.Errorf("DATA: %w", err)
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("end of data: %w", err)
-	}
-	// Postfix has it; the sooner that is recorded the better, and no answer to
-	// QUIT changes it.
-	c.CommandTimeout = time.Second
-	c.Quit()
-	return nil
+	relay := relaymail.Relay{Addr: s.Relay, ServerName: s.ServerName, Timeout: s.timeout}
+	return relay.Send(ctx, m.From, m.To, m.Text)
 }

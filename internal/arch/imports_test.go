@@ -21,13 +21,14 @@ var allowed = map[string][]string{
 	"policyd":            {"policyd/policy", "internal/accept"},
 	"tlsmap":             {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
 	"tlsmap/probe":       {"policyd/policy", "tlsmap/probe/..."},
-	"escrow":             {"policyd/policy", "escrow/...", "internal/accept"},
-	"sql":                {"policyd/policy", "tlsmap/...", "escrow/..."},
+	"escrow":             {"policyd/policy", "escrow/...", "internal/accept", "internal/relaymail"},
+	"sql":                {"policyd/policy", "tlsmap/...", "escrow/...", "internal/relaymail"},
 	"contrib/postfix":    {"policyd/policy"},
 	"internal/accept":    {},
 	"internal/adminpage": {},
 	"internal/arch":      {},
 	"internal/lab":       {"internal/lab/..."},
+	"internal/relaymail": {},
 }
 
 // sole names who alone may import a package from outside.
