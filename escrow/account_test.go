@@ -28,10 +28,16 @@ type keyring struct {
 }
 
 func newKeyring() *keyring {
+	// virtualwebauthn leaves out the leading zero bytes of a coordinate, which no real
+	// authenticator does: such a key is made anew.
+	key := virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2)
+	for len(key.Key.AttestationData()) != 77 { // a COSE key with both coordinates of P-256 in full
+		key = virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2)
+	}
 	return &keyring{
 		rp:   virtualwebauthn.RelyingParty{ID: "portal.clinic.example", Origin: "https://portal.clinic.example"},
 		auth: virtualwebauthn.NewAuthenticator(),
-		key:  virtualwebauthn.NewCredential(virtualwebauthn.KeyTypeEC2),
+		key:  key,
 	}
 }
 
