@@ -240,16 +240,26 @@ type Item struct {
 	Expires   time.Time `json:"expires"`
 }
 
-// Escrowed lists the pickups of a recipient.
-func (b *Bed) Escrowed(recipient string) ([]Item, error) {
+// AllEscrowed lists all pickups.
+func (b *Bed) AllEscrowed() ([]Item, error) {
 	out, err := b.CLI("escrow", "list", "--json")
 	if err != nil {
 		return nil, err
 	}
-	var all, mine []Item
+	var all []Item
 	if err := json.Unmarshal([]byte(out), &all); err != nil {
 		return nil, fmt.Errorf("escrow list: %w: %s", err, out)
 	}
+	return all, nil
+}
+
+// Escrowed lists the pickups of a recipient.
+func (b *Bed) Escrowed(recipient string) ([]Item, error) {
+	all, err := b.AllEscrowed()
+	if err != nil {
+		return nil, err
+	}
+	var mine []Item
 	for _, i := range all {
 		if strings.EqualFold(i.Recipient, recipient) {
 			mine = append(mine, i)

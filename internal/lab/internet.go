@@ -3,7 +3,9 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -150,6 +152,41 @@ func (n *Internet) AddHost(domain string, b fakesmtp.Behaviour) (*Host, error) {
 	h.Server = srv
 	n.keep(h)
 	return h, n.publish(h)
+}
+
+// Serve starts a server that acts as b says and is called b.Name, with an address
+// record for that name and no MX record; v6 gives it an IPv6 address. It is found
+// as the Host of its own name.
+func (n *Internet) Serve(b fakesmtp.Behaviour, v6 bool) (*Host, error) {
+	h := &Host{Domain: b.Name, Name: b.Name, IP: n.NextIP()}
+	typ := "A"
+	if v6 {
+		typ = "AAAA"
+		var err error
+		if h.IP, err = n.nextIP6(); err != nil {
+			return nil, err
+		}
+	}
+	srv, err := fakesmtp.Start(net.JoinHostPort(h.IP, "25"), b)
+	if err != nil {
+		return nil, err
+	}
+	srv.LogTo(n.log)
+	h.Server = srv
+	n.keep(h)
+	return h, n.Record(h.Name, typ, h.IP)
+}
+
+// nextIP6 gives loopback one more address. Of IPv6 it has but one by itself.
+func (n *Internet) nextIP6() (string, error) {
+	n.mu.Lock()
+	n.next++
+	ip := fmt.Sprintf("fd00:25::%x", n.next)
+	n.mu.Unlock()
+	if out, err := exec.Command("ip", "-6", "address", "add", ip+"/128", "dev", "lo", "nodad").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("ip address add %s: %w: %s", ip, err, out)
+	}
+	return ip, nil
 }
 
 func (n *Internet) keep(h *Host) {

@@ -25,6 +25,9 @@ type CA struct {
 	// NewCA was given no directory.
 	File string
 	key  crypto.Signer
+	// chain is what a server sends above its own certificate: the authority's
+	// certificate, and those above it, without the root.
+	chain [][]byte
 }
 
 // NewCA makes a root and, where dir is not "", writes it to dir/ca.pem.
@@ -55,6 +58,27 @@ func NewCA(dir string) (*CA, error) {
 	return ca, nil
 }
 
+// Sub makes an authority that ca has certified. Servers send its certificate
+// with their own.
+func (ca *CA) Sub(name string) (*CA, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := template(CertOptions{Names: []string{name}})
+	tmpl.DNSNames = nil
+	tmpl.IsCA, tmpl.BasicConstraintsValid = true, true
+	tmpl.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	tmpl.ExtKeyUsage = nil
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.Cert, key.Public(), ca.key)
+	if err != nil {
+		return nil, fmt.Errorf("make ca: %w", err)
+	}
+	sub := &CA{key: key, chain: append([][]byte{der}, ca.chain...)}
+	sub.Cert, err = x509.ParseCertificate(der)
+	return sub, err
+}
+
 // PEM returns the root certificate.
 func (ca *CA) PEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Cert.Raw})
@@ -75,6 +99,8 @@ type CertOptions struct {
 	RSA        bool // a 2048-bit RSA key instead of ECDSA P-256
 	Expired    bool // ended yesterday
 	SelfSigned bool
+	NoChain    bool      // of an intermediate authority: its certificate is not sent
+	SendRoot   bool      // the authority's own certificate is sent too, a root's as well
 	NotAfter   time.Time // end; zero: in a year
 }
 
@@ -99,7 +125,15 @@ func (ca *CA) Issue(o CertOptions) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("issue certificate: %w", err)
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	sent := [][]byte{der}
+	switch {
+	case o.SelfSigned || o.NoChain:
+	case o.SendRoot && len(ca.chain) == 0:
+		sent = append(sent, ca.Cert.Raw)
+	default:
+		sent = append(sent, ca.chain...)
+	}
+	return &tls.Certificate{Certificate: sent, PrivateKey: key}, nil
 }
 
 // WriteFiles writes a certificate and its key as PEM files.

@@ -42,8 +42,12 @@ type Behaviour struct {
 
 	STARTTLS    bool             // offered in the EHLO reply
 	Certificate *tls.Certificate // must be set where a handshake is to succeed
+	Second      *tls.Certificate // offered beside Certificate, with another sort of key; nil for none
 	MinTLS      uint16           // such as tls.VersionTLS12; 0 for Go's default
 	MaxTLS      uint16           // 0 for Go's default
+	Suites      []uint16         // cipher suites of TLS 1.2 and older; nil for Go's default
+	ClientCert  bool             // a client without a certificate is turned away in the handshake
+	RefuseSNI   bool             // a client that names a host gets the alert unrecognized_name
 	Handshake   Handshake
 	StartReply  string // to STARTTLS instead of 220: no handshake follows, such as "454 4.7.0 TLS not available"
 	Inject      string // bytes sent in clear right behind the reply to STARTTLS
@@ -53,6 +57,7 @@ type Behaviour struct {
 	BannerDelay time.Duration // before the greeting
 	Silent      bool          // accepts connections and never says a word
 	RefuseEHLO  bool          // EHLO gets 502; HELO works
+	Early       bool          // sends the reply to the first EHLO together with the greeting, and none to the EHLO itself
 
 	// Keywords of the EHLO reply without STARTTLS; nil is [DefaultKeywords].
 	Keywords []string

@@ -25,6 +25,7 @@ type session struct {
 	helo       string
 	tls        bool
 	tlsState   tls.ConnectionState
+	early      bool // the reply to the next EHLO was sent already
 	inMail     bool
 	from       string
 	fromParams []string
@@ -56,6 +57,10 @@ func (c *session) serve() {
 	banner := "220 " + b.name() + " ESMTP"
 	if b.Banner != "" {
 		banner = b.Banner
+	}
+	if b.Early {
+		// In one write, so that both lie in the client's buffer.
+		banner, c.early = banner+"\r\n"+strings.TrimSuffix(c.ehloReply(&b), "\r\n"), true
 	}
 	if !c.reply(banner) {
 		return
@@ -116,7 +121,12 @@ func (c *session) handle(line string) bool {
 		}
 		c.helo = arg
 		c.resetMail()
-		return c.ehlo(&b)
+		if c.early {
+			c.early = false
+			return true
+		}
+		_, err := io.WriteString(c.conn, c.ehloReply(&b))
+		return err == nil
 	case "HELO":
 		c.helo = arg
 		c.resetMail()
@@ -145,7 +155,7 @@ func (c *session) handle(line string) bool {
 	return c.reply("500 5.5.2 what?")
 }
 
-func (c *session) ehlo(b *Behaviour) bool {
+func (c *session) ehloReply(b *Behaviour) string {
 	lines := []string{b.name()}
 	keywords := b.Keywords
 	if keywords == nil {
@@ -163,8 +173,7 @@ func (c *session) ehlo(b *Behaviour) bool {
 		}
 		fmt.Fprintf(&out, "250%s%s\r\n", sep, l)
 	}
-	_, err := io.WriteString(c.conn, out.String())
-	return err == nil
+	return out.String()
 }
 
 func (c *session) starttls(b *Behaviour) bool {
@@ -195,11 +204,7 @@ func (c *session) starttls(b *Behaviour) bool {
 		io.Copy(io.Discard, c.conn)
 		return false
 	}
-	cfg := &tls.Config{MinVersion: b.MinTLS, MaxVersion: b.MaxTLS}
-	if b.Certificate != nil {
-		cfg.Certificates = []tls.Certificate{*b.Certificate}
-	}
-	conn := tls.Server(c.conn, cfg)
+	conn := tls.Server(c.conn, b.tlsConfig())
 	conn.SetDeadline(time.Now().Add(30 * time.Second))
 	if err := conn.Handshake(); err != nil {
 		return false
@@ -212,6 +217,31 @@ func (c *session) starttls(b *Behaviour) bool {
 	c.rec.TLS = true
 	c.s.mu.Unlock()
 	return true
+}
+
+func (b *Behaviour) tlsConfig() *tls.Config {
+	var certs []tls.Certificate
+	for _, c := range []*tls.Certificate{b.Certificate, b.Second} {
+		if c != nil {
+			certs = append(certs, *c)
+		}
+	}
+	cfg := &tls.Config{MinVersion: b.MinTLS, MaxVersion: b.MaxTLS, CipherSuites: b.Suites, Certificates: certs}
+	if b.ClientCert {
+		cfg.ClientAuth = tls.RequireAnyClientCert
+	}
+	if b.RefuseSNI {
+		// Where there are no Certificates and GetCertificate finds none, crypto/tls
+		// answers with the alert unrecognized_name (RFC 6066, section 3).
+		cfg.Certificates = nil
+		cfg.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			if hello.ServerName != "" {
+				return nil, nil
+			}
+			return b.Certificate, nil
+		}
+	}
+	return cfg
 }
 
 // path reads FROM:<address> PARAM… or TO:<address> PARAM….
