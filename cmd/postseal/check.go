@@ -1,41 +1,52 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
 
+	"github.com/postseal/postseal/contrib/postfix"
 	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap/check"
+	"github.com/postseal/postseal/tlsmap/check/scan"
 	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 func checkCommand() *cli.Command {
 	return verb("check", "DOMAIN|ADDRESS…", "look how a destination takes mail, and say what would happen", with([]cli.Flag{
 		jsonFlag(),
+		&cli.BoolFlag{Name: "quick", Usage: "one handshake with each address, without asking for every TLS version and cipher suite"},
+		&cli.StringFlag{Name: "fail-below", Usage: "exit 2 where a destination's class is below `CLASS`: " + strings.Join(check.Classes(), ", ")},
 		&cli.StringFlag{Name: "timeout", Usage: "give up on a destination after `DURATION`", Value: "2m"},
-	}, settingFlags(decideSettings...)), check)
-}
-
-// checked is what check prints for one destination.
-type checked struct {
-	Asked     string        `json:"asked"`
-	Channel   string        `json:"channel"`
-	Transport string        `json:"transport"`
-	TLSPolicy string        `json:"tls_policy"`
-	Reasons   []string      `json:"reasons"`
-	Result    *probe.Result `json:"result"`
+		&cli.StringFlag{Name: "pause", Usage: "wait this `DURATION` between two connections to one address", Value: "100ms"},
+	}, checkFileFlags(), settingFlags(decideSettings...)), runCheck)
 }
 
 // parallelChecks is how many destinations are looked at at a time.
 const parallelChecks = 16
 
-func check(c *cli.Context) error {
+// exitBelow is the exit code where a destination is below --fail-below.
+const exitBelow = 2
+
+// errBelow reports that a destination is below --fail-below. What is below was
+// printed already.
+var errBelow = exitError{errShown, exitBelow}
+
+func runCheck(c *cli.Context) error {
+	if c.String("file") != "" {
+		return checkFile(c)
+	}
 	if err := wantArgs(c, 1, -1, "at least one DOMAIN or ADDRESS"); err != nil {
 		return err
 	}
@@ -43,127 +54,290 @@ func check(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("--timeout: %w", err)
 	}
-	cfg, db, err := openStore(c)
+	below, err := failBelow(c)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	log := newLog(c.App.ErrWriter, "text")
-	s, err := askPostfix(c.Context, cfg, log)
+	var asked []question
+	for _, arg := range c.Args().Slice() {
+		q, err := parseQuestion(arg)
+		if err != nil {
+			return err
+		}
+		asked = append(asked, q)
+	}
+	k, err := openCheckKit(c)
 	if err != nil {
 		return err
 	}
-	snapshot, err := loadRules(c.Context, cfg, db, s.delimiters)
-	if err != nil {
-		return err
-	}
-	prober, err := newProber(cfg, s.helo, log, nil)
-	if err != nil {
-		return err
-	}
-	old, err := loadRemembered(c.Context, db)
-	if err != nil {
-		return err
-	}
-	engine := newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, old)
-	all := make([]checked, c.NArg())
-	g, ctx := errgroup.WithContext(c.Context)
-	g.SetLimit(parallelChecks)
-	for i, asked := range c.Args().Slice() {
-		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer k.close()
+
+	reports := make([]chan *check.Report, len(asked)) // printed in the order of the arguments
+	slots := make(chan struct{}, parallelChecks)
+	for i, q := range asked {
+		reports[i] = make(chan *check.Report, 1)
+		go func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(c.Context, timeout)
 			defer cancel()
-			one, err := checkOne(ctx, cfg, engine, prober, old, asked)
-			if err != nil {
-				return fmt.Errorf("%s: %w", asked, err)
-			}
-			all[i] = one
-			return nil
-		})
+			reports[i] <- k.check(ctx, q, c.Bool("quick"))
+		}()
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	if c.Bool("json") {
-		return printJSON(c, all)
-	}
-	for i, r := range all {
+	all := []*check.Report{}
+	failed := false
+	style := check.Style{Color: colorful(c.App.Writer)}
+	for i := range reports {
+		r := <-reports[i]
+		failed = failed || r.Class < below
+		all = append(all, r)
+		if c.Bool("json") {
+			continue
+		}
 		if i > 0 {
 			fmt.Fprintln(c.App.Writer)
 		}
-		printChecked(c.App.Writer, r)
+		if err := r.WriteText(c.App.Writer, style); err != nil {
+			return err
+		}
+	}
+	if c.Bool("json") {
+		if err := printJSON(c, all); err != nil {
+			return err
+		}
+	}
+	if c.Context.Err() != nil {
+		return errors.New("broken off")
+	}
+	if failed {
+		return errBelow
 	}
 	return nil
 }
 
-// checkOne looks at one destination now, and decides by what it finds.
-func checkOne(ctx context.Context, cfg *config, engine *policy.Engine, prober *probe.Prober, old remembered, asked string) (checked, error) {
-	if !strings.Contains(asked, "@") {
+// failBelow reads --fail-below; without it no class is below.
+func failBelow(c *cli.Context) (check.Class, error) {
+	w := c.String("fail-below")
+	if w == "" {
+		return 0, nil
+	}
+	class, err := check.ParseClass(w)
+	if err != nil {
+		return 0, fmt.Errorf("--fail-below: %w", err)
+	}
+	return class, nil
+}
+
+// colorful reports whether out takes colours: a terminal, unless NO_COLOR says
+// no (no-color.org).
+func colorful(out io.Writer) bool {
+	f, ok := out.(*os.File)
+	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+}
+
+// question is one argument of check.
+type question struct {
+	asked string
+	rcpt  policy.Address // whose rules count; zero for a next-hop with a port
+	dest  string         // of a next-hop with a port
+}
+
+// parseQuestion reads a domain, an address, or a next-hop as Postfix writes it.
+func parseQuestion(asked string) (question, error) {
+	q := question{asked: asked}
+	name := asked
+	if i := strings.LastIndexByte(asked, '@'); i >= 0 {
+		name = asked[i+1:]
+	}
+	if err := probe.CheckDestination(name); err != nil {
+		return q, fmt.Errorf("%w; want a domain, an address, [HOST] or HOST:PORT", err)
+	}
+	if strings.Contains(strings.TrimPrefix(name, "[IPv6:"), ":") && !strings.HasSuffix(name, "]") {
+		if name != asked {
+			return q, fmt.Errorf("%q: an address has no port", asked)
+		}
+		q.dest = name
+		return q, nil
+	}
+	if name == asked {
 		asked = "someone@" + asked
 	}
-	rcpt, err := policy.ParseAddress(asked)
+	var err error
+	if q.rcpt, err = policy.ParseAddress(asked); err == nil && q.rcpt.Domain == "" {
+		err = errors.New("want a domain or an address with one")
+	}
 	if err != nil {
-		return checked{}, err
+		return q, fmt.Errorf("%q: %w", q.asked, err)
 	}
-	if rcpt.Domain == "" {
-		return checked{}, errors.New("want a domain or an address with one")
+	return q, nil
+}
+
+// checkKit is what checks need. It works without Postfix and without a database,
+// as on an administrator's own machine: then no rules are known.
+type checkKit struct {
+	cfg     *config
+	engine  *policy.Engine
+	prober  *probe.Prober
+	checker *check.Checker
+	old     remembered
+	db      *sql.DB // nil where there is none
+	// without says what is not known here, for the reasons of a decision.
+	without []string
+}
+
+func (k *checkKit) close() {
+	if k.db != nil {
+		k.db.Close()
 	}
+}
+
+func openCheckKit(c *cli.Context) (k *checkKit, err error) {
+	cfg, err := loadSettings(c, lookupEnv)
+	if err != nil {
+		return nil, err
+	}
+	pause, err := parsePause(c.String("pause"))
+	if err != nil {
+		return nil, fmt.Errorf("--pause: %w", err)
+	}
+	k = &checkKit{cfg: cfg, old: remembered{}}
+	defer func() {
+		if err != nil {
+			k.close()
+		}
+	}()
+	if err := k.openDB(c.Context); err != nil {
+		return nil, err
+	}
+	log := newLog(c.App.ErrWriter, "text")
+	s, err := k.askPostfix(c.Context, log)
+	if err != nil {
+		return nil, err
+	}
+	snapshot, err := policy.NewSnapshot(0, nil, s.delimiters)
+	if err != nil {
+		return nil, err
+	}
+	if k.db != nil {
+		if snapshot, err = loadRules(c.Context, cfg, k.db, s.delimiters); err != nil {
+			return nil, err
+		}
+		if k.old, err = loadRemembered(c.Context, k.db); err != nil {
+			return nil, err
+		}
+	}
+	if k.prober, err = newProber(cfg, s.helo, log, nil); err != nil {
+		return nil, err
+	}
+	resolver, err := probe.NewResolver(cfg.strs("resolver"))
+	if err != nil {
+		return nil, err
+	}
+	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
+	k.checker = check.New(check.Options{Prober: k.prober, Resolver: resolver, Scan: scan.Options{Pause: pause}})
+	return k, nil
+}
+
+// openDB opens the database where there is one. Its absence is an error only where it
+// was named on the command line.
+func (k *checkKit) openDB(ctx context.Context) error {
+	source := k.cfg.values["db"].Source
+	f, err := os.Open(k.cfg.dbPath())
+	if err == nil {
+		f.Close()
+	}
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist) && !strings.HasPrefix(source, "flag"),
+		errors.Is(err, fs.ErrPermission) && source == "default":
+		k.without = append(k.without, "no rules are known here: "+err.Error())
+		return nil
+	default:
+		return fmt.Errorf("database: %w", err)
+	}
+	if err := sql.DropToOwner(k.cfg.dbPath()); err != nil {
+		return err
+	}
+	k.db, err = sql.Open(ctx, k.cfg.str("db"), sql.Options{})
+	return err
+}
+
+// askPostfix asks the Postfix at our side, where there is one.
+func (k *checkKit) askPostfix(ctx context.Context, log *slog.Logger) (*surroundings, error) {
+	p := &postfix.Instance{ConfigDir: k.cfg.str("postfix-config-dir"), MapDir: k.cfg.str("map-dir")}
+	err := postfixThere(ctx, k.cfg, p)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return askPostfix(ctx, k.cfg, log)
+	}
+	k.without = append(k.without, "no Postfix is here: no relayhost or transport entries are known")
+	helo, _ := os.Hostname()
+	return &surroundings{
+		instance: p, own: postfix.NewStaticDomains(k.cfg.strs("own-domain")), routes: noRoutes{},
+		delimiters: policy.Delimiters(k.cfg.str("recipient-delimiter")), helo: helo,
+	}, nil
+}
+
+// check looks at a destination now, and decides by what it finds.
+func (k *checkKit) check(ctx context.Context, q question, quick bool) *check.Report {
+	dest := q.dest
+	var a policy.Answer
+	var undecided error
+	if dest == "" {
+		dest = q.rcpt.Domain
+		if a, undecided = k.engine.Decide(ctx, policy.Question{SenderUnknown: true, Recipient: q.rcpt}); undecided == nil {
+			dest = a.Destination(q.rcpt)
+		}
+	}
+	look := k.checker.Deep
+	if quick {
+		look = k.checker.Quick
+	}
+	r := look(ctx, dest)
+	r.Asked = q.asked
+	switch {
+	case q.dest != "":
+	case undecided != nil:
+		r.Decision = &check.Decision{Channel: "unknown", Line: "nobody knows: " + undecided.Error(), Reasons: []string{}}
+	default:
+		r.Decision = k.decide(ctx, q.rcpt, r)
+	}
+	return r
+}
+
+// decide says what Postseal would do with mail for rcpt, by a report of just now.
+func (k *checkKit) decide(ctx context.Context, rcpt policy.Address, r *check.Report) *check.Decision {
 	q := policy.Question{SenderUnknown: true, Recipient: rcpt}
-	a, err := engine.Decide(ctx, q)
-	if err != nil {
-		return checked{}, err
+	unknown := func(err error) *check.Decision {
+		return &check.Decision{Channel: "unknown", Line: "nobody knows: " + err.Error(), Reasons: []string{}}
 	}
-	result := prober.Probe(ctx, a.Destination(rcpt))
-	fresh := old[a.Destination(rcpt)]
-	fresh.State, fresh.Checked = result.Judge(a.TLS, tlsVersions[cfg.str("tls-floor")]), result.Checked
+	a, err := k.engine.Decide(ctx, q)
+	if err != nil {
+		return unknown(err)
+	}
+	result := r.Result()
+	fresh := k.old[r.Dest]
+	fresh.State, fresh.Checked = result.Judge(a.TLS, tlsVersions[k.cfg.str("tls-floor")]), result.Checked
 	if fresh.State == policy.Works {
 		fresh.Worked, fresh.Lost = result.Checked, time.Time{}
 	}
 	q.Fresh = &fresh
-	e, err := explainOne(ctx, cfg, engine, q)
+	e, err := explainOne(ctx, k.cfg, k.engine, q)
 	if err != nil {
-		return checked{}, err
+		return unknown(err)
 	}
-	return checked{Asked: asked, Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: e.Reasons, Result: result}, nil
+	d := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, k.without...)}
+	d.Line = d.Sentence()
+	return d
 }
 
-func printChecked(out io.Writer, r checked) {
-	res := r.Result
-	fmt.Fprintf(out, "%s: %s (%s)\n", res.Dest, res.State, res.Reason)
-	for _, mx := range res.MX {
-		fmt.Fprintf(out, "  MX %d %s", mx.Preference, mx.Host)
-		if mx.Error != "" {
-			fmt.Fprintf(out, ": %s", mx.Error)
-		}
-		fmt.Fprintln(out)
-		for _, a := range mx.Addresses {
-			fmt.Fprintf(out, "    %s: %s", a.Addr, a.State)
-			if a.Version != "" {
-				fmt.Fprintf(out, ", %s %s", a.Version, a.Cipher)
-			}
-			if a.Error != "" {
-				fmt.Fprintf(out, " (%s)", a.Error)
-			}
-			fmt.Fprintln(out)
-			if c := a.Cert; c != nil {
-				fmt.Fprintf(out, "      certificate %s, %s %d bits, until %s, issued by %s\n", strings.Join(c.Names, " "), c.KeyType, c.KeyBits, c.NotAfter.UTC().Format(time.DateOnly), c.Issuer)
-				if c.Verified {
-					fmt.Fprintln(out, "      the chain is trusted")
-				} else {
-					fmt.Fprintf(out, "      the chain is not trusted: %s\n", c.VerifyError)
-				}
-			}
-		}
+// parsePause reads a duration that may be 0.
+func parsePause(s string) (time.Duration, error) {
+	if s == "" || s == "0" {
+		return 0, nil
 	}
-	fmt.Fprintf(out, "  Postseal: %s", r.Channel)
-	if r.Transport != "" {
-		fmt.Fprintf(out, " by %s", r.Transport)
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 || d > time.Minute {
+		return 0, fmt.Errorf("%q: want a duration up to a minute, such as 100ms", cmp.Or(s, "0"))
 	}
-	if r.TLSPolicy != "" {
-		fmt.Fprintf(out, ", TLS policy %q", r.TLSPolicy)
-	}
-	fmt.Fprintln(out)
-	for _, reason := range r.Reasons {
-		fmt.Fprintf(out, "    - %s\n", reason)
-	}
+	return d, nil
 }

@@ -20,6 +20,14 @@ import (
 // errShown is an error that was printed already.
 var errShown = errors.New("see above")
 
+// exitError is an error with an exit code other than 1.
+type exitError struct {
+	error
+	code int
+}
+
+func (e exitError) Unwrap() error { return e.error }
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -31,6 +39,10 @@ func main() {
 	if err := app.RunContext(ctx, moveFlags(app, os.Args)); err != nil {
 		if !errors.Is(err, errShown) {
 			fmt.Fprintln(os.Stderr, "postseal:", err)
+		}
+		var exit exitError
+		if errors.As(err, &exit) {
+			os.Exit(exit.code)
 		}
 		os.Exit(1)
 	}

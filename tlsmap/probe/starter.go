@@ -72,3 +72,10 @@ func (c *client) startTLS(helo string) error {
 	}
 	return nil
 }
+
+// CheckDestination tells a destination that can be looked at from what is none: a
+// domain, domain:port, [host], [host]:port or an address literal.
+func CheckDestination(dest string) error {
+	_, err := parseDestination(Key(dest))
+	return err
+}
