@@ -71,6 +71,11 @@ type Options struct {
 	// Dial connects to an address and port; default: a plain TCP connection.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
+	// Looked, where set, is called after every look at a destination's hosts, with the
+	// sessions that it had itself: not those whose result it shares with others.
+	// It must neither block nor change anything.
+	Looked func(r *Result, had []Session)
+
 	Log        *slog.Logger          // default: none
 	Registerer prometheus.Registerer // default: no metrics
 	Now        func() time.Time      // default time.Now
@@ -227,6 +232,7 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 		return
 	}
 	port := cmp.Or(d.port, p.o.Port)
+	var ran sessions
 	var wg sync.WaitGroup
 	for i := range r.MX {
 		mx := &r.MX[i]
@@ -237,7 +243,10 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 			}
 			t := target{mx.Host, a.Addr, port}
 			wg.Go(func() {
-				got, ok := p.hosts.do(ctx, t, reuse, time.Duration(mx.TTL)*time.Second, func() AddressResult { return p.session(ctx, t) })
+				got, ok := p.hosts.do(ctx, t, reuse, time.Duration(mx.TTL)*time.Second, func() AddressResult {
+					ran.add(mx, a)
+					return p.session(ctx, t)
+				})
 				if !ok {
 					got = AddressResult{Addr: t.addr, State: policy.Unknown, Error: "not looked at: too busy"}
 				}
@@ -248,6 +257,9 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 	wg.Wait()
 	r.State = r.Judge(policy.TLSParams{}, p.o.TLSFloor)
 	r.Reason = r.explain()
+	if p.o.Looked != nil {
+		p.o.Looked(r, ran.list)
+	}
 }
 
 // mxHosts fills in the hosts of MX records, by preference and then name. Postfix

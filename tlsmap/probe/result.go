@@ -52,7 +52,8 @@ type MXResult struct {
 // AddressResult is one SMTP session, or what became of the try.
 type AddressResult struct {
 	Addr     netip.Addr   `json:"addr"`
-	State    policy.State `json:"state"` // never NoMail
+	Local    netip.Addr   `json:"local,omitzero"` // of our side; zero where there was no connection
+	State    policy.State `json:"state"`          // never NoMail
 	Banner   string       `json:"banner,omitempty"`
 	EHLO     []string     `json:"ehlo,omitempty"` // keywords with parameters, over TLS where there was TLS
 	STARTTLS bool         `json:"starttls"`       // offered

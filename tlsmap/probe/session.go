@@ -71,6 +71,9 @@ func (p *Prober) converse(ctx context.Context, t target, sni string) AddressResu
 	if err != nil {
 		r.State, r.Error = policy.Unreachable, "connect: "+reason(err)
 	} else {
+		if local, err := netip.ParseAddrPort(conn.LocalAddr().String()); err == nil {
+			r.Local = local.Addr().Unmap()
+		}
 		stop := context.AfterFunc(ctx, func() { conn.Close() })
 		c := newClient(conn, p.o.Timeout, start.Add(3*p.o.Timeout))
 		r.State, r.Error = p.talk(c, sni, &r)
