@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/postseal/postseal/policyd/policy"
@@ -67,4 +68,27 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 		p.DANE = old.published.DANE // DNS failed: never to less than before
 	}
 	e.facts.Store(&facts{p, m.o.Now().Add(life)})
+	m.review(e, p)
+}
+
+// review has a destination looked at anew that publishes something else than it did at
+// the last look: the posture was judged by that.
+func (m *Manager) review(e *entry, p policy.Published) {
+	doubtful := p.DANE == policy.DANEUnknown || p.DANE == policy.DANEFailed || p.STS == policy.STSUnknown || p.STS == policy.STSFailed
+	for {
+		k := e.known.Load()
+		if k.checked.IsZero() || doubtful || samePublished(k.ev.published, p) || !m.o.Now().Before(k.next) {
+			return
+		}
+		soon := *k
+		soon.next = m.o.Now()
+		if e.known.CompareAndSwap(k, &soon) {
+			m.enqueue(e)
+			return
+		}
+	}
+}
+
+func samePublished(a, b policy.Published) bool {
+	return a.DANE == b.DANE && a.STS == b.STS && slices.Equal(a.STSMatch, b.STSMatch)
 }

@@ -9,26 +9,39 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// Judge returns the state of the destination for a demand. floor is the least
-// TLS version (tls.VersionTLS12) where the demand names no protocols.
+// Judge returns the state of the destination for mail that must be encrypted, under a
+// rule's demand. floor is the least TLS version (tls.VersionTLS12) where the demand
+// names no protocols.
 //
-// At the levels verify and secure TLS works only where a certificate has a trusted
-// chain and a name that matches, by the rules of Postfix's smtp_tls_policy_maps. A
-// cipher grade is not judged. A host that spoke a newer version than the
-// demand allows is taken to speak the older one too.
+// What the destination publishes is demanded too ([policy.ProofTLS]): with DANE the
+// certificate matches the host's TLSA records, and hosts that have none are passed
+// by, as Postfix does at dane-only; with an enforced MTA-STS policy the host is one
+// that it names and its certificate is trusted. At the levels verify and secure TLS works only
+// where a certificate has a trusted chain and a name that matches, by the rules
+// of Postfix's smtp_tls_policy_maps. Where nobody can say what is demanded the state
+// is Unknown. A cipher grade is not judged. A host that spoke a newer version
+// than the demand allows is taken to speak the older one too.
 func (r *Result) Judge(demand policy.TLSParams, floor uint16) policy.State {
 	ev := r.evidence()
 	return ev.judge(demand, floor)
 }
 
+// RuleMet reports whether every host whose certificate matches its TLSA records meets
+// a rule's demand too, and there is one; see [policy.TLSInput].
+func (r *Result) RuleMet(demand policy.TLSParams, floor uint16) bool {
+	ev := r.evidence()
+	return ev.ruleMet(demand, floor)
+}
+
 // evidence is what of a Result counts for Judge, small enough to be kept for
 // hundreds of thousands of destinations.
 type evidence struct {
-	settled bool         // state is all there is to say
-	state   policy.State // where settled
-	doubt   bool         // something was not looked at, or DNS failed
-	nexthop string       // the domain or host without brackets and port
-	facts   []fact
+	settled   bool         // state is all there is to say
+	state     policy.State // where settled
+	doubt     bool         // something was not looked at, or DNS failed
+	nexthop   string       // the domain or host without brackets and port
+	published policy.Published
+	facts     []fact
 }
 
 // fact is one or more addresses that behave alike.
@@ -37,11 +50,23 @@ type fact struct {
 	state    policy.State // Works where TLS came about, whatever the version
 	version  uint16
 	verified bool
+	dane     daneState
+	stranger bool                  // the domain's MTA-STS policy does not name the host
 	names    unique.Handle[string] // parted by newlines
 }
 
+// daneState is how a host stands to its TLSA records.
+type daneState uint8
+
+const (
+	daneNone     daneState = iota // it has none that a sender can use: dane-only passes it by
+	daneFailed                    // they can't be had
+	daneMatch                     // its certificate matches
+	daneMismatch                  // it does not, or there was no TLS
+)
+
 func (r *Result) evidence() evidence {
-	ev := evidence{nexthop: r.Domain, doubt: r.Unprobed > 0}
+	ev := evidence{nexthop: r.Domain, doubt: r.Unprobed > 0, published: r.published()}
 	if len(r.MX) == 0 {
 		ev.settled, ev.state = true, r.State
 		return ev
@@ -51,7 +76,7 @@ func (r *Result) evidence() evidence {
 		ev.doubt = ev.doubt || mx.DNSFailed
 		for j := range mx.Addresses {
 			a := &mx.Addresses[j]
-			f := fact{host: mx.Host, state: a.State, names: noNames}
+			f := fact{host: mx.Host, state: a.State, names: noNames, dane: daneStateOf(mx, a), stranger: mx.STSMatch != nil && !*mx.STSMatch}
 			if a.TLS {
 				f.state, f.version = policy.Works, versionNumber(a.Version)
 				if a.Cert != nil {
@@ -67,21 +92,46 @@ func (r *Result) evidence() evidence {
 	return ev
 }
 
+func daneStateOf(mx *MXResult, a *AddressResult) daneState {
+	switch {
+	case mx.TLSA == nil:
+		return daneNone
+	case mx.TLSA.State == policy.DANEFailed:
+		return daneFailed
+	case mx.TLSA.State != policy.DANEFull:
+		return daneNone
+	case a.DANE == "match":
+		return daneMatch
+	}
+	return daneMismatch
+}
+
 var noNames = unique.Make("")
 
 // judge is the verdict over all hosts. Postfix tries them in order until one
 // serves, so one that works is enough. Where none does, a host that could not be
-// looked at may be the one that would, so nobody knows. It does not allocate.
+// looked at may be the one that would, so nobody knows. It does not allocate, unless
+// what a rule names and an MTA-STS policy have to be intersected.
 func (ev *evidence) judge(demand policy.TLSParams, floor uint16) policy.State {
 	if ev.settled {
 		return ev.state
 	}
-	broken, absent, doubt := false, false, ev.doubt
+	proof := policy.ProofTLS(ev.nexthop, demand, ev.published)
+	if proof.Wait != "" {
+		return policy.Unknown
+	}
+	enforced := ev.published.STS == policy.STSEnforce && !proof.DANE
+	broken, absent, passed, doubt := false, false, false, ev.doubt
 	for i := range ev.facts {
 		f := &ev.facts[i]
+		if proof.DANE && f.dane <= daneFailed {
+			passed = passed || f.dane == daneNone && f.state == policy.Works
+			doubt = doubt || f.dane == daneFailed
+			continue
+		}
 		switch f.state {
 		case policy.Works:
-			if f.meets(demand, floor, ev.nexthop) {
+			if (!proof.DANE || f.dane == daneMatch) && !(enforced && f.stranger) && f.meets(proof.TLSParams, floor, ev.nexthop) {
 				return policy.Works
 			}
 			broken = true
@@ -101,8 +151,25 @@ func (ev *evidence) judge(demand policy.TLSParams, floor uint16) policy.State {
 		return policy.Broken
 	case absent:
 		return policy.Absent
+	case passed && ev.published.DANE == policy.DANENone:
+		return policy.Broken // a rule demands TLSA records, and there are none
 	}
 	return policy.Unreachable
+}
+
+// ruleMet is RuleMet. It does not allocate.
+func (ev *evidence) ruleMet(demand policy.TLSParams, floor uint16) bool {
+	met := false
+	for i := range ev.facts {
+		f := &ev.facts[i]
+		if f.dane != daneMatch || f.state != policy.Works {
+			continue
+		}
+		if met = f.meets(demand, floor, ev.nexthop); !met {
+			return false
+		}
+	}
+	return met
 }
 
 func (f *fact) meets(demand policy.TLSParams, floor uint16, nexthop string) bool {
@@ -180,7 +247,7 @@ func matchPattern(name, domain string, sub bool) bool {
 }
 
 // plain reports whether a demand asks for nothing beyond the floor.
-func plain(d policy.TLSParams) bool { return d.Level < policy.LevelVerify && d.Protocols == "" }
+func plain(d policy.TLSParams) bool { return d.Level < policy.LevelDANEOnly && d.Protocols == "" }
 
 func sameDemand(a, b policy.TLSParams) bool {
 	return a.Level == b.Level && a.Protocols == b.Protocols && a.Servername == b.Servername && slices.Equal(a.Match, b.Match)

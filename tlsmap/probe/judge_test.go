@@ -14,7 +14,7 @@ func TestJudge(t *testing.T) {
 		return AddressResult{State: policy.Works, STARTTLS: true, TLS: true, Version: version, Cert: &Certificate{Verified: verified, Names: names}}
 	}
 	one := func(a ...AddressResult) *Result {
-		return &Result{Domain: domain, MX: []MXResult{{Host: host, Addresses: a}}}
+		return &Result{Domain: domain, MX: []MXResult{{Host: host, Addresses: a}}, DANE: policy.DANEOff, STS: &STSResult{State: policy.STSOff}}
 	}
 	secure := func(match ...string) policy.TLSParams {
 		return policy.TLSParams{Level: policy.LevelSecure, Match: match}
@@ -71,7 +71,7 @@ func TestJudge(t *testing.T) {
 		{"one address will do", one(address("TLSv1.3", false, host), good), verify, policy.Works},
 		{"no address will do", one(address("TLSv1.3", false, host), AddressResult{State: policy.Absent}), verify, policy.Broken},
 		{"no TLS at all", one(AddressResult{State: policy.Absent}), verify, policy.Absent},
-		{"a host not looked at", &Result{Domain: domain, Unprobed: 1, MX: one(address("TLSv1.3", false, host)).MX}, verify, policy.Unknown},
+		{"a host not looked at", &Result{Domain: domain, Unprobed: 1, MX: one(address("TLSv1.3", false, host)).MX, DANE: policy.DANEOff, STS: &STSResult{State: policy.STSOff}}, verify, policy.Unknown},
 		{"an address not looked at", one(address("TLSv1.3", false, host), AddressResult{State: policy.Unknown}), verify, policy.Unknown},
 		{"no mail", &Result{State: policy.NoMail}, verify, policy.NoMail},
 		{"DNS failed", &Result{State: policy.Unknown}, verify, policy.Unknown},

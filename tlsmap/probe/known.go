@@ -37,6 +37,7 @@ type history struct {
 type demanded struct {
 	demand policy.TLSParams
 	history
+	met bool // see evidence.ruleMet
 }
 
 // after is the history that follows from finding state s at now. Only a look
@@ -55,22 +56,22 @@ func (h history) after(s policy.State, now time.Time) history {
 	return h
 }
 
-func (h history) posture(checked time.Time) policy.Posture {
-	return policy.Posture{State: h.state, Checked: checked, Worked: h.worked, Lost: h.lost}
+func (h history) posture(k *known, met bool) policy.Posture {
+	return policy.Posture{State: h.state, Checked: k.checked, Worked: h.worked, Lost: h.lost, Published: k.ev.published, RuleMet: met}
 }
 
 // fresh is the posture for a demand as it was at the last look. noted says that
 // the demand's history is being kept. It does not allocate.
 func (k *known) fresh(demand policy.TLSParams, floor uint16) (p policy.Posture, noted bool) {
 	if plain(demand) {
-		return k.posture(k.checked), true
+		return k.posture(k, k.ev.ruleMet(demand, floor)), true
 	}
 	for i := range k.demands {
 		if d := &k.demands[i]; sameDemand(d.demand, demand) {
-			return d.posture(k.checked), true
+			return d.posture(k, d.met), true
 		}
 	}
-	return k.begin(demand, floor).posture(k.checked), false
+	return k.begin(demand, floor).posture(k, k.ev.ruleMet(demand, floor)), false
 }
 
 // begin is the history of a demand that was not asked for before.
@@ -88,7 +89,7 @@ func (k *known) noting(demand policy.TLSParams, floor uint16) *known {
 	if len(keep) >= maxDemands {
 		keep = keep[1:]
 	}
-	n.demands = append(append([]demanded(nil), keep...), demanded{demand, k.begin(demand, floor)})
+	n.demands = append(append([]demanded(nil), keep...), demanded{demand, k.begin(demand, floor), k.ev.ruleMet(demand, floor)})
 	return &n
 }
 
@@ -103,7 +104,7 @@ func (k *known) learn(r *Result, now time.Time, floor uint16, p *packer) *known 
 		n.failures = 0
 	}
 	for _, d := range k.demands {
-		d.history = d.after(n.ev.judge(d.demand, floor), now)
+		d.history, d.met = d.after(n.ev.judge(d.demand, floor), now), n.ev.ruleMet(d.demand, floor)
 		n.demands = append(n.demands, d)
 	}
 	ttl := time.Duration(r.TTL) * time.Second
@@ -155,8 +156,8 @@ func load(r Record, now time.Time, p *packer) *known {
 			continue
 		}
 		k.demands = append(k.demands, demanded{
-			policy.TLSParams{Level: level, Match: d.Match, Protocols: d.Protocols, Servername: d.Servername},
-			history{d.State, d.Worked, d.Lost},
+			demand:  policy.TLSParams{Level: level, Match: d.Match, Protocols: d.Protocols, Servername: d.Servername},
+			history: history{d.State, d.Worked, d.Lost},
 		})
 	}
 	return k

@@ -119,6 +119,9 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 			p.State = policy.Unknown
 		}
 	}
+	if f := e.facts.Load(); f != nil {
+		p.Published = f.published // as fresh as Postfix's answers
+	}
 	return p
 }
 

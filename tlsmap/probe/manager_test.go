@@ -120,7 +120,7 @@ func (s *sky) look(ctx context.Context, dest string, _ time.Duration) *Result {
 	case <-ctx.Done():
 		return &Result{Dest: dest, MX: []MXResult{}}
 	}
-	r := &Result{Dest: dest, Domain: dest, State: st, TTL: ttl, MX: []MXResult{}, Checked: time.Now()}
+	r := &Result{Dest: dest, Domain: dest, State: st, TTL: ttl, MX: []MXResult{}, Checked: time.Now(), DANE: policy.DANEOff, STS: &STSResult{State: policy.STSOff}}
 	if st != policy.NoMail && st != policy.Unknown {
 		a := AddressResult{Addr: netip.MustParseAddr("192.0.2.1"), State: st}
 		if st == policy.Works {

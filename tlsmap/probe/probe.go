@@ -241,7 +241,10 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 			if a.Error != "" {
 				continue
 			}
-			t := target{mx.Host, a.Addr, port}
+			t := target{host: mx.Host, addr: a.Addr, port: port}
+			if mx.TLSA.secure() {
+				t.host, t.dane = mx.TLSA.Base, true
+			}
 			wg.Go(func() {
 				got, ok := p.hosts.do(ctx, t, reuse, time.Duration(mx.TTL)*time.Second, func() AddressResult {
 					ran.add(mx, a)
@@ -250,6 +253,7 @@ func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
 				if !ok {
 					got = AddressResult{Addr: t.addr, State: policy.Unknown, Error: "not looked at: too busy"}
 				}
+				r.matchTLSA(mx, &got, p.o.Now())
 				*a = got
 			})
 		}
@@ -348,13 +352,17 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 	}
 	wg.Wait()
 	var lists [len(types)][]netip.Addr
-	mx.Authentic = true
+	have, authentic := false, true
 	for i, a := range answers {
 		if a == nil {
-			mx.Authentic = false
 			continue
 		}
-		mx.Authentic = mx.Authentic && a.Authentic
+		if a.Canonical != mx.Host {
+			mx.Canonical = a.Canonical
+		}
+		if len(a.Records) > 0 { // Postfix looks at the addresses that there are
+			have, authentic = true, authentic && a.Authentic
+		}
 		for _, rr := range a.Records {
 			var addr netip.Addr
 			switch rr := rr.(type) {
@@ -369,6 +377,7 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 		}
 		slices.SortFunc(lists[i], netip.Addr.Compare)
 	}
+	mx.Authentic = have && authentic
 	var found []netip.Addr
 	for i := range max(len(lists[0]), len(lists[1])) {
 		for _, l := range lists {
@@ -396,24 +405,34 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 
 // explain names the host that settled the verdict.
 func (r *Result) explain() string {
+	proof := policy.ProofTLS(r.Domain, policy.TLSParams{}, r.published())
+	if r.State == policy.Unknown && proof.Wait != "" {
+		return proof.Wait
+	}
 	for i := range r.MX {
 		mx := &r.MX[i]
 		if r.State == policy.Unknown && mx.DNSFailed {
 			return mx.Error
 		}
+		if r.State == policy.Unknown && proof.DANE && mx.TLSA != nil && mx.TLSA.State == policy.DANEFailed {
+			return mx.Host + ": " + mx.TLSA.Error
+		}
 		for j := range mx.Addresses {
 			a := &mx.Addresses[j]
-			if a.State != r.State {
-				continue
-			}
 			at := "[" + a.Addr.String() + "]"
 			if mx.Host != "" {
 				at = mx.Host + at
 			}
-			if a.State == policy.Works {
+			why := r.unproven(&proof, mx, a)
+			switch {
+			case r.State == policy.Broken && a.State == policy.Works && why != "":
+				return at + ": " + why
+			case a.State != r.State || a.State == policy.Works && why != "" || proof.DANE && daneStateOf(mx, a) == daneNone:
+			case a.State == policy.Works:
 				return at + ": " + a.Version
+			default:
+				return at + ": " + a.Error
 			}
-			return at + ": " + a.Error
 		}
 	}
 	if r.State == policy.Unknown && r.Unprobed > 0 {
@@ -424,5 +443,33 @@ func (r *Result) explain() string {
 			return r.MX[i].Host + ": " + r.MX[i].Error
 		}
 	}
+	if proof.DANE {
+		return "no host with TLSA records (DANE) answers"
+	}
 	return "no host answers"
+}
+
+// unproven says what a host with TLS does not show of what the destination
+// publishes; "" where it shows all.
+func (r *Result) unproven(proof *policy.Proof, mx *MXResult, a *AddressResult) string {
+	switch {
+	case proof.DANE && daneStateOf(mx, a) == daneNone:
+		return "no TLSA records (DANE), as other hosts have"
+	case proof.DANE && a.DANE != "match":
+		return "DANE: " + a.DANE
+	case proof.DANE || r.STS == nil || r.STS.State != policy.STSEnforce:
+		return ""
+	case mx.STSMatch != nil && !*mx.STSMatch:
+		return "the MTA-STS policy does not name this host"
+	case a.Cert == nil:
+		return "MTA-STS demands a certificate"
+	case !a.Cert.Verified:
+		return "MTA-STS: " + a.Cert.VerifyError
+	}
+	for _, n := range a.Cert.Names {
+		if matches(n, proof.TLSParams, mx.Host, r.Domain) {
+			return ""
+		}
+	}
+	return "MTA-STS: the certificate is for another name"
 }

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"cmp"
 	"context"
 
 	"github.com/miekg/dns"
@@ -9,28 +8,11 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// TLSAResult is what a lookup of the TLSA records of one MX host found.
-type TLSAResult struct {
-	Base    string       `json:"base"`              // TLSA base domain, after CNAME expansion (RFC 7672, section 2.2.2)
-	State   policy.DANE  `json:"state"`             // off, none, full (usable records), unusable or failed
-	Records []TLSARecord `json:"records,omitempty"` // secure ones
-	Error   string       `json:"error,omitempty"`
-}
-
-// TLSARecord is one TLSA record (RFC 6698, section 2.1).
-type TLSARecord struct {
-	Usage    uint8  `json:"usage"`
-	Selector uint8  `json:"selector"`
-	Matching uint8  `json:"matching_type"`
-	Data     string `json:"data"` // hexadecimal
-	// Unusable says why a sender cannot use it; "" where it can.
-	Unusable string `json:"unusable,omitempty"`
-}
-
 // discover is the first half of a look: all that DNS and the web tell of a
 // destination. It fills in Domain, MX with addresses and TLSA, DANE and STS. It reports
 // false where r.State says all there is to say.
 func (p *Prober) discover(ctx context.Context, r *Result, d destination, least func(*Answer)) bool {
+	trusted := p.trusted()
 	sts := make(chan *STSResult, 1)
 	if p.o.STS != nil && d.name != "" && !d.host && d.port == 0 {
 		go func() { sts <- p.stsPolicy(ctx, d.name) }()
@@ -38,17 +20,18 @@ func (p *Prober) discover(ctx context.Context, r *Result, d destination, least f
 		sts <- &STSResult{State: policy.STSOff}
 	}
 	more := p.discoverHosts(ctx, r, d, least)
-	if more {
-		p.tlsa(ctx, r, cmp.Or(d.port, p.o.Port), least)
+	switch {
+	case more:
+		p.tlsa(ctx, r, d, least)
+	case r.State == policy.NoMail:
+		r.DANE = policy.DANENone
+	}
+	if !trusted || !p.trusted() { // resolv.conf may have changed meanwhile
+		r.distrust()
 	}
 	r.STS = <-sts
 	p.sts(ctx, r)
 	return more
-}
-
-// tlsa looks up the TLSA records of every MX host and sums them up in r.DANE.
-func (p *Prober) tlsa(ctx context.Context, r *Result, port uint16, least func(*Answer)) {
-	r.DANE = policy.DANEOff
 }
 
 // discoverHosts finds the MX hosts and their addresses.
@@ -68,6 +51,9 @@ func (p *Prober) discoverHosts(ctx context.Context, r *Result, d destination, le
 		}
 		least(a)
 		r.Authentic, gone = a.Authentic, a.NotFound
+		if a.Canonical != d.name {
+			r.Canonical = a.Canonical
+		}
 		if r.mxHosts(a.Records); r.NullMX {
 			r.State, r.Reason = policy.NoMail, "null MX: the domain takes no mail"
 			return false

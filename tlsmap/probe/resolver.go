@@ -74,11 +74,15 @@ func serverAddress(s string) (string, error) {
 	return s, nil
 }
 
+// Servers returns the servers that are asked now, HOST:PORT each.
+func (r *Resolver) Servers() []string { return slices.Clone(r.servers()) }
+
 // Answer is what DNS says of one name and type.
 type Answer struct {
 	Records   []dns.RR // of the type asked for, at the end of the CNAMEs; empty: there are none
+	Canonical string   // the name at the end of the CNAMEs, lower case, without the last dot
 	NotFound  bool     // NXDOMAIN: the name does not exist
-	Authentic bool     // the resolver validated all of it (AD)
+	Authentic bool     // the resolver validated all of it, each CNAME too (AD)
 	TTL       time.Duration
 }
 
@@ -116,6 +120,7 @@ func (r *Resolver) lookup(ctx context.Context, name string, qtype uint16) (*Answ
 			}
 			seen = append(seen, at)
 		}
+		answer.Canonical = strings.TrimSuffix(at, ".")
 		if len(answer.Records) > 0 {
 			return answer, nil
 		}

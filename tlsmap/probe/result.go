@@ -21,6 +21,7 @@ type Result struct {
 	Reason     string       `json:"reason"`
 	NullMX     bool         `json:"null_mx,omitempty"`     // RFC 7505
 	ImplicitMX bool         `json:"implicit_mx,omitempty"` // RFC 5321, section 5.1: no MX, so the domain itself
+	Canonical  string       `json:"canonical,omitempty"`   // the domain after CNAMEs; "" where there are none
 	Authentic  bool         `json:"authentic,omitempty"`   // the resolver vouches for the MX lookup (AD)
 	MX         []MXResult   `json:"mx"`                    // by preference
 	DANE       policy.DANE  `json:"dane"`                  // over all MX hosts
@@ -38,6 +39,7 @@ type Result struct {
 type MXResult struct {
 	Host       string      `json:"host"` // "" for an address literal
 	Preference uint16      `json:"preference"`
+	Canonical  string      `json:"canonical,omitempty"` // the host after CNAMEs; "" where there are none
 	Authentic  bool        `json:"authentic,omitempty"` // AD on its addresses
 	DNSFailed  bool        `json:"dns_failed,omitempty"`
 	Error      string      `json:"error,omitempty"` // of the address lookup
@@ -64,9 +66,20 @@ type AddressResult struct {
 	Cert     *Certificate `json:"certificate,omitempty"`
 	// DANE says how the chain stands to the host's TLSA records: "match", or why it
 	// does not; "" where there are none that count.
-	DANE       string `json:"dane,omitempty"`
-	Error      string `json:"error,omitempty"`
-	DurationMS int64  `json:"duration_ms"`
+	DANE string `json:"dane,omitempty"`
+	// TLSA says the same of each of the host's records, in their order.
+	TLSA       []TLSAMatch `json:"tlsa,omitempty"`
+	Error      string      `json:"error,omitempty"`
+	DurationMS int64       `json:"duration_ms"`
+
+	// Sent is the chain in DER, until it has been held against the TLSA records.
+	Sent [][]byte `json:"-"`
+}
+
+// TLSAMatch is how a chain stands to one TLSA record.
+type TLSAMatch struct {
+	Match bool   `json:"match"`
+	Why   string `json:"why"` // which certificate it is, or why there is none
 }
 
 // Certificate is what a host showed in the handshake.

@@ -20,9 +20,10 @@ import (
 
 // target is one address of one mail host.
 type target struct {
-	host string // "" for an address literal
+	host string // "" for an address literal; with dane the TLSA base domain
 	addr netip.Addr
 	port uint16
+	dane bool // the host has TLSA records
 }
 
 // quitTime is how long a host may take over its reply to QUIT, which changes
@@ -54,7 +55,8 @@ func (p *Prober) session(ctx context.Context, t target) (r AddressResult) {
 		}
 	}()
 	r = p.converse(ctx, t, t.host)
-	if t.host != "" && r.State == policy.Broken && strings.Contains(r.Error, "unrecognized name") {
+	// With TLSA records Postfix always names the TLSA base domain (RFC 7672, section 8.1).
+	if t.host != "" && !t.dane && r.State == policy.Broken && strings.Contains(r.Error, "unrecognized name") {
 		// Some hosts refuse a name that they do not know; Postfix sends none
 		// unless told to.
 		r = p.converse(ctx, t, "")
@@ -81,6 +83,9 @@ func (p *Prober) converse(ctx context.Context, t target, sni string) AddressResu
 		conn.Close()
 	}
 	r.Error = clean(r.Error)
+	if !t.dane {
+		r.Sent = nil // large, and kept with the session
+	}
 	if ctx.Err() != nil && r.State != policy.Works {
 		r.State, r.Error = policy.Unknown, "not looked at to the end"
 	}
@@ -163,6 +168,9 @@ func (p *Prober) talkTLS(c *client, sni string, r *AddressResult) (policy.State,
 	state := conn.ConnectionState()
 	r.Version, r.Cipher = versionName(state.Version), tls.CipherSuiteName(state.CipherSuite)
 	r.Cert = describe(state.PeerCertificates, p.o.Roots, p.o.Now())
+	for _, c := range state.PeerCertificates {
+		r.Sent = append(r.Sent, c.Raw)
+	}
 
 	over := newClient(conn, c.timeout, c.end)
 	got, err := over.command("EHLO " + p.o.HELO)

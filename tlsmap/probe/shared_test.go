@@ -64,7 +64,7 @@ func TestSharedByTTL(t *testing.T) {
 		h := newHosts(8, 2, 100)
 		n := 0
 		ask := func(host string, ttl time.Duration, s policy.State) {
-			h.do(t.Context(), target{host, netip.MustParseAddr("192.0.2.1"), 25}, byTTL, ttl, func() AddressResult {
+			h.do(t.Context(), target{host: host, addr: netip.MustParseAddr("192.0.2.1"), port: 25}, byTTL, ttl, func() AddressResult {
 				n++
 				return AddressResult{State: s, Error: "greeting: 451"}
 			})
@@ -101,7 +101,7 @@ func TestSharedIsBounded(t *testing.T) {
 	addr := netip.MustParseAddr("192.0.2.1")
 	n := 0
 	ask := func(host string) {
-		h.do(t.Context(), target{host, addr, 25}, byTTL, time.Hour, func() AddressResult {
+		h.do(t.Context(), target{host: host, addr: addr, port: 25}, byTTL, time.Hour, func() AddressResult {
 			if host == "busy" {
 				n++
 			}

@@ -18,7 +18,7 @@ import (
 // returns, so its callers go one after the other.
 func (p *Prober) Starter(dest, host string, addr netip.Addr) func(context.Context) (net.Conn, error) {
 	d, _ := parseDestination(Key(dest))
-	t := target{host, addr, cmp.Or(d.port, p.o.Port)}
+	t := target{host: host, addr: addr, port: cmp.Or(d.port, p.o.Port)}
 	return func(ctx context.Context) (conn net.Conn, err error) {
 		_, ok := p.hosts.do(ctx, t, 0, 0, func() AddressResult {
 			conn, err = p.startTLS(ctx, t)
