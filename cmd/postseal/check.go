@@ -191,7 +191,8 @@ func (k *checkKit) close() {
 	}
 }
 
-func openCheckKit(c *cli.Context) (k *checkKit, err error) {
+// openCheckKit opens what there is. change may alter how is looked.
+func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)) (k *checkKit, err error) {
 	cfg, err := loadSettings(c, lookupEnv)
 	if err != nil {
 		return nil, err
@@ -226,15 +227,18 @@ func openCheckKit(c *cli.Context) (k *checkKit, err error) {
 			return nil, err
 		}
 	}
-	if k.prober, err = newProber(cfg, s.helo, log, nil); err != nil {
-		return nil, err
-	}
-	resolver, err := probe.NewResolver(cfg.strs("resolver"))
+	o := check.Options{Scan: scan.Options{Pause: pause}}
+	o.Prober, err = newProber(cfg, s.helo, log, nil, func(p *probe.Options) {
+		for _, f := range change {
+			f(p, &o)
+		}
+		o.Resolver = p.Resolver
+	})
 	if err != nil {
 		return nil, err
 	}
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
-	k.checker = check.New(check.Options{Prober: k.prober, Resolver: resolver, Scan: scan.Options{Pause: pause}})
+	k.prober, k.checker = o.Prober, check.New(o)
 	return k, nil
 }
 

@@ -113,8 +113,8 @@ func (s *surroundings) standalone() bool {
 // tlsVersions are the words of tls-floor.
 var tlsVersions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
-// newProber makes the prober.
-func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Registerer) (*probe.Prober, error) {
+// newProber makes the prober; change may alter its options.
+func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Registerer, change ...func(*probe.Options)) (*probe.Prober, error) {
 	resolver, err := probe.NewResolver(cfg.strs("resolver"))
 	if err != nil {
 		return nil, err
@@ -130,9 +130,13 @@ func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Regist
 			return nil, fmt.Errorf("tls-roots: no certificate in %s", file)
 		}
 	}
-	return probe.NewProber(probe.Options{
+	o := probe.Options{
 		Resolver: resolver, HELO: helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
-	})
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	return probe.NewProber(o)
 }
 
 // remembered is the postures in the database, for commands, which do not look

@@ -31,6 +31,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/miekg/dns"
@@ -88,7 +89,12 @@ type Prober struct {
 	suites  []uint16
 	hosts   *hosts
 	metrics *metrics
+
+	sessions atomic.Int64
 }
+
+// Sessions is how many SMTP sessions have been begun.
+func (p *Prober) Sessions() int64 { return p.sessions.Load() }
 
 // NewProber makes a prober. It fails where the metrics are registered already or
 // there is no resolver.

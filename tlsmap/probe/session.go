@@ -48,6 +48,7 @@ func cipherSuites() []uint16 {
 // times as long. Where ctx ends first the state is Unknown: our own impatience
 // says nothing of the host.
 func (p *Prober) session(ctx context.Context, t target) (r AddressResult) {
+	p.sessions.Add(1)
 	defer func() {
 		if fault := recover(); fault != nil { // foreign input must not end the program
 			p.o.Log.Error("session with a mail host failed: please report this", "host", t.host, "addr", t.addr, "fault", fault, "stack", string(debug.Stack()))
