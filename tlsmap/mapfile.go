@@ -310,13 +310,13 @@ func (w *writer) tlsFiles(ctx context.Context) {
 			continue
 		}
 		if r.Pattern == "*" {
-			if demands(r.TLS) {
+			if !unsaid(r.TLS) {
 				w.cannot = append(w.cannot, "the TLS demands of the rule for * (a TLS policy table has no such key)")
 			}
 			continue
 		}
 		keys[r.Pattern] = true
-		if r.Requirement == policy.None && !demands(r.TLS) {
+		if r.Requirement == policy.None && unsaid(r.TLS) {
 			exempt = append(exempt, r.Pattern)
 		}
 		if r.Nexthop != "" {

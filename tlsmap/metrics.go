@@ -6,6 +6,7 @@ import "github.com/prometheus/client_golang/prometheus"
 type metrics struct {
 	connections prometheus.Gauge
 	closed      prometheus.Counter
+	overrides   prometheus.Counter
 	answers     *prometheus.CounterVec
 	byMap       map[string]*[4]prometheus.Counter // by statuses
 	other       *[4]prometheus.Counter
@@ -19,6 +20,8 @@ func newMetrics() metrics {
 			Name: "postseal_map_connections", Help: "Open connections of the map server."}),
 		closed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "postseal_map_closed_total", Help: "Connections of the map server closed upon bad input."}),
+		overrides: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "postseal_override_uses_total", Help: "Answers of the map server in which a rule with --override passed by what the destination publishes."}),
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_map_answers_total", Help: "Answers of the map server, by map and status."}, []string{"map", "status"}),
 		byMap: make(map[string]*[4]prometheus.Counter),
@@ -41,7 +44,7 @@ func (m *metrics) register(r prometheus.Registerer) error {
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.connections, m.closed, m.answers} {
+	for _, c := range []prometheus.Collector{m.connections, m.closed, m.overrides, m.answers} {
 		if err := r.Register(c); err != nil {
 			return err
 		}

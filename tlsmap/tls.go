@@ -8,85 +8,211 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// adminLevels are Postfix's levels from weak to strong. dane counts as weaker than
-// encrypt, since it falls back to it, or to less, where a domain has no TLSA records.
-var adminLevels = []string{"none", "may", "dane", "encrypt", "dane-only", "fingerprint", "verify", "secure"}
-
-func adminLevel(name string) int {
-	for i, l := range adminLevels {
-		if l == name {
-			return i
-		}
-	}
-	return -1
+// TLSAnswer is what one of the two TLS maps answers for a next-hop, and what it came
+// from.
+type TLSAnswer struct {
+	Text   string // as smtp_tls_policy_maps has it; "" where nothing is demanded, or it waits
+	Demand policy.TLSDemand
+	Input  policy.TLSInput // its Rule is merged with the administrator's own entry
+	Rule   *policy.Rule    // the one for the domain, nil where there is none
+	Admin  string          // the administrator's own entry, "" where there is none or it was not asked for
 }
 
-// tlsPolicy answers for a next-hop of an opportunistic transport: "" where no rule
-// says anything. Mail that must be encrypted goes by the mandatory transports, so
-// this is a second guard, and must not stand in the way of other mail for the same
-// next-hop.
+// waitError reports that nothing may be delivered now.
+type waitError struct{ why string }
+
+func (e *waitError) Error() string { return "verified TLS is demanded, and the mail waits: " + e.why }
+
+// TLS answers the map tls-policy or secure-tls-policy for a next-hop. An error means
+// that nobody knows, and mail waits; where Demand.Wait is set it waits too.
+func (s *Server) TLS(ctx context.Context, mapName, key string) (TLSAnswer, error) {
+	if mapName == MapSecureTLSPolicy {
+		return s.mandatory(ctx, key)
+	}
+	return s.opportunistic(ctx, key)
+}
+
+// tlsPolicy answers for a next-hop of an opportunistic transport: "" where neither a
+// rule nor the destination demands anything.
 func (s *Server) tlsPolicy(ctx context.Context, key string) (string, error) {
-	if s.isFallback(key) {
-		return "none", nil
-	}
-	// Postfix asks for the domain first, and LookupDomain has considered its parents;
-	// and a next-hop with brackets or a port is not the domain of a recipient.
-	if key == "" || key == "*" || key[0] == '.' || strings.ContainsAny(key, "[]:@") {
-		return "", nil
-	}
-	domain := policy.CanonicalDomain(key)
-	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
-	r := rules.LookupDomain(domain, now)
-	switch {
-	case r == nil:
-		return "", nil
-	case r.Requirement == policy.None:
-		if !demands(r.TLS) {
-			return "", nil
-		}
-		return s.merged(ctx, key, r.TLS, r.TLS.PostfixPolicy(policy.LevelMay))
-	case rules.Exempts(domain, now):
-		return "", nil // mail for the exempt address may go in plaintext
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
-	defer cancel()
-	own, err := s.cfg.Engine.Own.Own(ctx, domain)
-	if err != nil {
-		return "", fmt.Errorf("own domains: %w", err)
-	}
-	if own {
-		return "", nil
-	}
-	return s.merged(ctx, key, r.TLS, s.withFloor(r.TLS).PostfixPolicy(policy.LevelEncrypt))
+	return s.tlsText(s.opportunistic(ctx, key))
 }
 
 // secureTLSPolicy answers for a next-hop of a mandatory transport: encrypt or above,
 // for everything but our own fallback.
 func (s *Server) secureTLSPolicy(ctx context.Context, key string) (string, error) {
+	return s.tlsText(s.mandatory(ctx, key))
+}
+
+func (s *Server) tlsText(a TLSAnswer, err error) (string, error) {
+	if err == nil && a.Demand.Wait != "" {
+		err = &waitError{a.Demand.Wait}
+	}
+	if err == nil && a.Demand.By == policy.FromOverride {
+		s.overridden(&a)
+	}
+	return a.Text, err
+}
+
+// opportunistic is the answer for transports whose mail may go without TLS. Mail that
+// must be encrypted goes by the mandatory transports, so where a rule requires
+// something for the domain this is a second guard, and must not stand in the way of
+// other mail for the same next-hop.
+func (s *Server) opportunistic(ctx context.Context, key string) (TLSAnswer, error) {
 	if s.isFallback(key) {
-		return "none", nil
+		return TLSAnswer{Text: "none"}, nil
 	}
-	demand := s.demand(key)
-	text := s.encrypt
-	if demands(demand) {
-		text = s.withFloor(demand).PostfixPolicy(policy.LevelEncrypt)
+	// Postfix asks for the domain first, and LookupDomain has considered its parents.
+	if key == "" || key == "*" || key[0] == '.' || strings.IndexByte(key, '@') >= 0 {
+		return TLSAnswer{}, nil
 	}
-	return s.merged(ctx, key, demand, text)
+	a := TLSAnswer{Input: policy.TLSInput{Domain: hostOf(key)}}
+	if strings.ContainsAny(key, "[]:") {
+		// Not the domain of a recipient: no rule speaks of it.
+		return a, s.finish(ctx, key, &a)
+	}
+	a.Input.Domain = policy.CanonicalDomain(key)
+	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
+	a.Rule = rules.LookupDomain(a.Input.Domain, now)
+	switch {
+	case a.Rule == nil:
+	case a.Rule.Requirement == policy.None:
+		a.Input.Rule, a.Input.Override = a.Rule.TLS, a.Rule.Override
+	case rules.Exempts(a.Input.Domain, now):
+		// Mail for the exempt address may go in plaintext.
+	default:
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
+		defer cancel()
+		own, err := s.cfg.Engine.Own.Own(ctx, a.Input.Domain)
+		if err != nil {
+			return a, fmt.Errorf("own domains: %w", err)
+		}
+		if own {
+			return a, nil
+		}
+		a.Input.Rule, a.Input.Required = a.Rule.TLS, true
+	}
+	return a, s.finish(ctx, key, &a)
+}
+
+// mandatory is the answer for transports whose mail must be encrypted.
+func (s *Server) mandatory(ctx context.Context, key string) (TLSAnswer, error) {
+	if s.isFallback(key) {
+		return TLSAnswer{Text: "none"}, nil
+	}
+	a := TLSAnswer{Input: policy.TLSInput{Domain: policy.CanonicalDomain(hostOf(key)), Required: true}}
+	a.Rule, a.Input.Rule = s.demand(key, a.Input.Domain)
+	return a, s.finish(ctx, key, &a)
 }
 
 // demand returns the strongest that the rules demand of the TLS of a next-hop: those
 // whose mail goes there, and the one for its domain.
-func (s *Server) demand(key string) policy.TLSParams {
+func (s *Server) demand(key, domain string) (r *policy.Rule, demand policy.TLSParams) {
 	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
-	var demand policy.TLSParams
+	r = rules.LookupDomain(domain, now)
 	// What a rule that requires nothing says of opportunistic TLS is no demand here.
-	if r := rules.LookupDomain(policy.CanonicalDomain(hostOf(key)), now); r != nil && (r.Requirement != policy.None || r.TLS.Level >= policy.LevelEncrypt) {
+	if r != nil && (r.Requirement != policy.None || r.TLS.Level >= policy.LevelEncrypt) {
 		demand = r.TLS
 	}
 	for _, r := range rules.ByNexthop(key, now) {
 		demand = stronger(demand, r.TLS)
 	}
-	return demand
+	return r, demand
+}
+
+// finish joins the rule with the administrator's own table and with what the
+// destination publishes, and writes the answer.
+func (s *Server) finish(ctx context.Context, key string, a *TLSAnswer) error {
+	in := &a.Input
+	if s.askable(key) {
+		in.Published = s.cfg.Published(ctx, key)
+	} else {
+		in.Published = policy.Published{DANE: policy.DANEOff, STS: policy.STSOff}
+	}
+	a.Demand = policy.DemandTLS(*in)
+	if !in.Required && a.Demand.None() {
+		return s.report(ctx, key, a) // Postfix goes on to the administrator's own table
+	}
+	extra, err := s.joinAdmin(ctx, key, a)
+	if err != nil {
+		return err
+	}
+	if extra.fixed != "" { // by the administrator's table alone
+		a.Text, a.Demand = extra.fixed, policy.TLSDemand{By: policy.FromAdmin}
+		return nil
+	}
+	if in.Rule.Level >= policy.LevelVerify && authenticates(in.Published.DANE) {
+		in.RuleMet = s.cfg.Engine.Postures.Posture(key, in.Rule).RuleMet
+	}
+	a.Demand = policy.DemandTLS(*in)
+	if a.Demand.Wait == "" && extra.dane && in.Rule.Level >= policy.LevelVerify && a.Demand.Level != policy.LevelDANEOnly {
+		a.Demand.Wait = "your own TLS policy table demands dane-only of " + in.Domain + ", a rule or its MTA-STS policy demands names, and it has no TLSA records that count"
+	}
+	if a.Demand.Wait != "" {
+		return nil
+	}
+	if in.Required {
+		a.Demand.TLSParams = s.withFloor(a.Demand.TLSParams)
+	}
+	a.Text = s.policyText(&a.Demand, extra.attrs)
+	return s.report(ctx, key, a)
+}
+
+// policyText writes a demand. The usual ones are made once.
+func (s *Server) policyText(d *policy.TLSDemand, extra []attr) string {
+	if len(extra) == 0 && len(d.Match) == 0 && d.Ciphers == "" && d.Servername == "" {
+		switch {
+		case d.Level == policy.LevelEncrypt && d.Protocols == s.defaultProtocols:
+			return s.encrypt
+		case d.Level == policy.LevelDANEOnly && d.Protocols == s.defaultProtocols:
+			return s.daneOnly
+		case d.Protocols == "" && (d.Level == policy.LevelDANE || d.Level == policy.LevelDANEOnly):
+			return d.Level.String()
+		}
+	}
+	text := d.PostfixPolicy(policy.LevelMay)
+	for _, a := range extra {
+		if a.name == "tafile" && d.Level < policy.LevelVerify {
+			continue // an error there
+		}
+		text += " " + a.name + "=" + a.value
+	}
+	return text
+}
+
+// authenticates reports whether a host must match TLSA records, or nobody knows.
+func authenticates(d policy.DANE) bool {
+	return d == policy.DANEFull || d == policy.DANEPartial || d == policy.DANEFailed
+}
+
+// askable reports whether key can be a destination that publishes something: a domain
+// or a host name. An address publishes nothing, nor does a parent's key.
+func (s *Server) askable(key string) bool {
+	if s.cfg.Published == nil || key == "" || key == "*" || key[0] == '.' {
+		return false
+	}
+	host := hostOf(key)
+	return host != "" && host[0] != '[' && !strings.ContainsAny(host, "]@ ") && printable(host)
+}
+
+// overridden logs and counts an answer that an override changed. Each use is logged.
+func (s *Server) overridden(a *TLSAnswer) {
+	in := a.Input
+	in.Override = false
+	without := policy.DemandTLS(in)
+	if without.Wait == "" && (without.None() || without.PostfixPolicy(policy.LevelMay) == a.Demand.PostfixPolicy(policy.LevelMay)) {
+		return // nothing is published that it passes by
+	}
+	s.metrics.overrides.Inc()
+	demanded := without.PostfixPolicy(policy.LevelMay)
+	if without.Wait != "" {
+		demanded = without.Wait
+	}
+	rule := ""
+	if a.Rule != nil {
+		rule = a.Rule.String()
+	}
+	s.log.Info("override used", "dest", in.Domain, "rule", rule, "answer", a.Text, "demanded", demanded)
 }
 
 // hostOf returns the host or domain of a next-hop: [host]:port, [host], domain:port,
@@ -103,28 +229,6 @@ func hostOf(hop string) string {
 	return host
 }
 
-// stronger returns what satisfies a and b as well as one policy can: the higher level
-// with its names, the higher TLS version, the higher grade of ciphers.
-func stronger(a, b policy.TLSParams) policy.TLSParams {
-	if b.Level > a.Level || b.Level == a.Level && len(a.Match) == 0 {
-		a, b = b, a
-	}
-	if minVersion(b.Protocols) > minVersion(a.Protocols) {
-		a.Protocols = b.Protocols
-	}
-	if cipherGrade(b.Ciphers) > cipherGrade(a.Ciphers) {
-		a.Ciphers = b.Ciphers
-	}
-	if a.Servername == "" {
-		a.Servername = b.Servername
-	}
-	return a
-}
-
-func demands(p policy.TLSParams) bool {
-	return p.Level > policy.LevelEncrypt || p.Level == policy.LevelMay || len(p.Match) > 0 || p.Protocols != "" || p.Ciphers != "" || p.Servername != ""
-}
-
 func (s *Server) withFloor(p policy.TLSParams) policy.TLSParams {
 	if p.Protocols == "" {
 		p.Protocols = s.defaultProtocols
@@ -132,193 +236,8 @@ func (s *Server) withFloor(p policy.TLSParams) policy.TLSParams {
 	return p
 }
 
-// merged returns the stronger of our policy text, made of demand, and the one the
-// administrator's table has for key, or for a parent of it: as smtp(8) would find it,
-// if ours did not stand in its place.
-func (s *Server) merged(ctx context.Context, key string, demand policy.TLSParams, text string) (string, error) {
-	if s.cfg.AdminTLS == nil {
-		return text, nil
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
-	defer cancel()
-	for k := key; k != ""; {
-		theirs, err := s.cfg.AdminTLS(ctx, k)
-		if err != nil {
-			return "", fmt.Errorf("the administrator's TLS policy: %w", err)
-		}
-		if theirs != "" {
-			return merge(text, theirs, demand.Protocols != "")
-		}
-		if strings.ContainsAny(k, "[]:") {
-			break // not a domain: smtp(8) asks no further
-		}
-		i := strings.IndexByte(k[1:], '.')
-		if i < 0 {
-			break
-		}
-		k = k[1+i:]
-	}
-	return text, nil
-}
-
-// merge merges our policy with theirs. The higher level wins, with its attributes; it
-// takes over the other's attributes that it does not set itself, if the other is
-// mandatory TLS too. Of two demands on the protocol version the higher counts, unless a
-// rule (ruled) chose ours.
-func merge(ours, theirs string, ruled bool) (string, error) {
-	o, err := parsePolicy(ours)
-	if err != nil {
-		return "", err
-	}
-	t, err := parsePolicy(theirs)
-	if err != nil {
-		return "", fmt.Errorf("the administrator's TLS policy %q: %w", theirs, err)
-	}
-	if t.level < adminLevel("encrypt") {
-		if t.level <= o.level || o.level >= adminLevel("encrypt") {
-			return ours, nil
-		}
-		return theirs, nil // ours is "may", theirs dane
-	}
-	win, lose := o, t
-	if t.level > o.level || t.level == o.level && o.get("match") == "" && t.get("match") != "" {
-		win, lose = t, o
-	}
-	for _, a := range lose.attrs {
-		if a.name == "match" || win.get(a.name) != "" {
-			continue
-		}
-		if a.name == "servername" && adminLevels[win.level] == "dane-only" {
-			continue // the TLSA base domain is the name there
-		}
-		if a.name == "tafile" && win.level < adminLevel("verify") {
-			continue
-		}
-		win.attrs = append(win.attrs, a)
-	}
-	op, tp := o.get("protocols"), t.get("protocols")
-	switch {
-	case op == "" || tp == "":
-	case ruled, minVersion(op) >= minVersion(tp):
-		win.set("protocols", op)
-	default:
-		win.set("protocols", tp)
-	}
-	if cipherGrade(lose.get("ciphers")) > cipherGrade(win.get("ciphers")) {
-		win.set("ciphers", lose.get("ciphers"))
-	}
-	return win.String(), nil
-}
-
-// tlsPolicyText is a value of smtp_tls_policy_maps.
-type tlsPolicyText struct {
-	level int // index of adminLevels
-	attrs []attr
-}
-
-type attr struct{ name, value string }
-
-func parsePolicy(s string) (p tlsPolicyText, err error) {
-	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' })
-	if len(fields) == 0 {
-		return p, fmt.Errorf("empty TLS policy")
-	}
-	if p.level = adminLevel(strings.ToLower(fields[0])); p.level < 0 {
-		return p, fmt.Errorf("unknown TLS level")
-	}
-	for _, f := range fields[1:] {
-		name, value, ok := strings.Cut(f, "=")
-		if !ok || name == "" || value == "" {
-			return p, fmt.Errorf("attribute without name=value")
-		}
-		name = strings.ToLower(name)
-		if name == "match" && p.get("match") != "" { // may be repeated
-			sep := ":"
-			if adminLevels[p.level] == "fingerprint" {
-				sep = "|"
-			}
-			p.set("match", p.get("match")+sep+value)
-			continue
-		}
-		p.set(name, value)
-	}
-	return p, nil
-}
-
-func (p *tlsPolicyText) get(name string) string {
-	for _, a := range p.attrs {
-		if a.name == name {
-			return a.value
-		}
-	}
-	return ""
-}
-
-func (p *tlsPolicyText) set(name, value string) {
-	for i := range p.attrs {
-		if p.attrs[i].name == name {
-			p.attrs[i].value = value
-			return
-		}
-	}
-	p.attrs = append(p.attrs, attr{name, value})
-}
-
-func (p *tlsPolicyText) String() string {
-	var b strings.Builder
-	b.WriteString(adminLevels[p.level])
-	for _, a := range p.attrs {
-		b.WriteString(" " + a.name + "=" + a.value)
-	}
-	return b.String()
-}
-
-var versions = []string{"SSLv2", "SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3"}
-
-func version(name string) int {
-	for i, v := range versions {
-		if strings.EqualFold(v, name) {
-			return i + 1
-		}
-	}
-	return 0
-}
-
-// minVersion returns the rank of the lowest protocol version that a protocols=
-// attribute lets through: >=TLSv1.2, TLSv1.2:TLSv1.3 or !SSLv3:!TLSv1; 0 where it does not
-// say, or cannot be read.
-func minVersion(protocols string) int {
-	if protocols == "" {
-		return 0
-	}
-	least, lowest := 0, 0
-	var excluded [7]bool
-	for f := range strings.FieldsFuncSeq(protocols, func(r rune) bool { return r == ':' || r == ' ' || r == ',' }) {
-		switch {
-		case strings.HasPrefix(f, ">="):
-			least = max(least, version(f[2:]))
-		case strings.HasPrefix(f, "<="):
-		case strings.HasPrefix(f, "!"):
-			excluded[version(f[1:])] = true
-		default:
-			if v := version(f); v > 0 && (lowest == 0 || v < lowest) {
-				lowest = v
-			}
-		}
-	}
-	v := max(least, lowest)
-	if excluded[version("SSLv3")] || v > 0 {
-		for v = max(v, version("SSLv3")); v < len(versions) && excluded[v]; v++ {
-		}
-	}
-	return v
-}
-
-func cipherGrade(name string) int {
-	for i, g := range []string{"low", "medium", "high"} {
-		if g == name {
-			return i + 1
-		}
-	}
-	return 0
+// unsaid reports whether p demands nothing.
+func unsaid(p policy.TLSParams) bool {
+	d := policy.TLSDemand{TLSParams: p}
+	return d.None()
 }

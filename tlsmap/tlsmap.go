@@ -28,6 +28,7 @@ import (
 
 	"github.com/postseal/postseal/internal/accept"
 	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // The maps.
@@ -93,6 +94,16 @@ type Config struct {
 	// AdminTLS looks key up in the administrator's own smtp_tls_policy_maps; "" where
 	// it has no entry. Parent domains are asked for apart. nil: there is no table.
 	AdminTLS func(ctx context.Context, key string) (string, error)
+	// AdminLevel is main.cf's smtp_tls_security_level: where it is mandatory TLS, no answer
+	// is below it. "" counts as may.
+	AdminLevel string
+	// Published returns what a next-hop publishes of how its TLS is to be verified
+	// (DANE, MTA-STS): at once where it knows, else within two seconds or so. nil: nobody
+	// looks, and nothing is demanded.
+	Published func(ctx context.Context, dest string) policy.Published
+	// STS, where set, has Postfix 3.10 or later told what its own TLS reports need, see
+	// [Server.report]. It is asked with a domain, and never waits. nil: Postfix is told nothing.
+	STS func(domain string) *probe.STSResult
 	// Relay is the next-hop in the answers of sender-transport. Empty, which is the
 	// usual, it leaves relayhost in force, else the MX of the recipient's domain.
 	Relay string
@@ -117,6 +128,7 @@ type Server struct {
 	// Answers that most lookups get, made once.
 	secure, forced   string // transport with the MX of the domain
 	encrypt          string // the least of secure-tls-policy
+	daneOnly         string // dane-only, likewise with the floor
 	splitEncryption  string
 	splitEscrow      string
 	fallback         []string
@@ -151,6 +163,7 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s.encrypt = s.withFloor(policy.TLSParams{}).PostfixPolicy(policy.LevelEncrypt)
+	s.daneOnly = s.withFloor(policy.TLSParams{}).PostfixPolicy(policy.LevelDANEOnly)
 	for _, f := range cfg.Fallback {
 		s.fallback = append(s.fallback, strings.ToLower(f))
 	}
@@ -212,10 +225,15 @@ func (s *Server) Query(ctx context.Context, mapName, key string) (Reply, error) 
 
 // trouble is the reply where there is no answer.
 func trouble(err error) Reply {
-	var blocked *blockedError
+	var (
+		blocked *blockedError
+		wait    *waitError
+	)
 	switch {
 	case errors.As(err, &blocked):
 		return Reply{Temp, sanitise(blocked.Error())}
+	case errors.As(err, &wait):
+		return Reply{Temp, sanitise(wait.Error())}
 	case errors.Is(err, errBadKey):
 		return Reply{Perm, "key is not an address"}
 	}

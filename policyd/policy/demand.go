@@ -17,9 +17,10 @@ const (
 	FromSTS                    // an MTA-STS policy (RFC 8461)
 	FromOverride               // a rule that passes by what is published, for opportunistic mail
 	FromFloor                  // the mail must be encrypted, and nothing more is known or asked
+	FromAdmin                  // the administrator's own TLS policy table alone
 )
 
-var sourceNames = [...]string{"nothing", "rule", "dane", "mta-sts", "override", "floor"}
+var sourceNames = [...]string{"nothing", "rule", "dane", "mta-sts", "override", "floor", "table"}
 
 func (s Source) String() string { return nameOf(sourceNames[:], s) }
 

@@ -21,6 +21,9 @@ type STSResult struct {
 	// Stale says why the policy in use is a kept one: the error of the last refresh.
 	Stale string `json:"stale,omitempty"`
 	Error string `json:"error,omitempty"` // why there is none
+	// Failure is Error as RFC 8460, section 4.3.2.2, sorts it: sts-policy-fetch-error,
+	// sts-policy-invalid or sts-webpki-invalid; "" where it fits none.
+	Failure string `json:"failure,omitempty"`
 }
 
 // STSSource knows MTA-STS policies. Both methods wait for lookups and fetches until
