@@ -110,6 +110,8 @@ func rule(t testing.TB, line string) *policy.Rule {
 			r.TLS.Servername = value
 		case "nexthop":
 			r.Nexthop = value
+		case "override":
+			r.Override, r.Note = true, "their TLS is broken"
 		case "until":
 			d, err := time.ParseDuration(value)
 			if err != nil {

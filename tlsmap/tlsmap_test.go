@@ -285,7 +285,12 @@ func TestAnswersFollowTheDecision(t *testing.T) {
 		for _, d := range domains {
 			w.postures[d] = policy.Posture{State: policy.State(rng.IntN(6)), Checked: time.Now()}
 		}
+		random := policy.Published{DANE: policy.DANE(rng.IntN(7)), STS: policy.STS(rng.IntN(6)), STSMatch: []string{"mx.example", ".x.example"}[:rng.IntN(3)]}
 		s, _ := newServer(t, w, func(c *Config) {
+			if round%3 != 0 {
+				c.Published = func(context.Context, string) policy.Published { return random }
+			}
+			c.AdminLevel = []string{"", "may", "dane", "encrypt", "secure"}[rng.IntN(5)]
 			if round%2 == 0 {
 				c.AdminTLS = func(context.Context, string) (string, error) { return adminTexts[rng.IntN(len(adminTexts))], nil }
 			}
@@ -322,6 +327,15 @@ func TestAnswersFollowTheDecision(t *testing.T) {
 				level, _, _ := strings.Cut(strings.TrimPrefix(got, "OK "), " ")
 				if !strings.HasPrefix(got, "TEMP ") && adminLevel(level) < adminLevel("encrypt") {
 					t.Fatalf("rules %q: secure-tls-policy of %s is %q", rules, hop, got)
+				}
+				if strings.Contains(got+" ", "match= ") {
+					t.Fatalf("rules %q: an empty match= for %s: %q", rules, hop, got)
+				}
+				plain := ask(t, s, MapTLSPolicy, hop)
+				level, _, _ = strings.Cut(strings.TrimPrefix(plain, "OK "), " ")
+				if round%3 != 0 && hop == d && random.DANE == policy.DANEFull && d != "own.example" && !strings.HasPrefix(plain, "TEMP ") &&
+					adminLevel(level) < adminLevel("dane-only") {
+					t.Fatalf("rules %q: TLSA records everywhere, and tls-policy of %s is %q", rules, hop, plain)
 				}
 			}
 		}

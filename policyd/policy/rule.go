@@ -382,6 +382,7 @@ func (r *Rule) WeakerThan(b *Rule) (why string, weaker bool) {
 func (p TLSParams) PostfixPolicy(atLeast Level) string {
 	level := max(p.Level, atLeast)
 	var b strings.Builder
+	b.Grow(64)
 	b.WriteString(level.String())
 	add := func(name, value string) {
 		if value != "" {
