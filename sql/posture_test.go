@@ -25,7 +25,7 @@ func postures(t *testing.T, db *DB) (all []probe.Record) {
 func TestPostures(t *testing.T) {
 	db, ctx := openTest(t), t.Context()
 	at := func(h int) time.Time { return time.Date(2026, 1, 1, h, 0, 0, 1000, time.UTC) }
-	a := probe.Record{Dest: "a.example", State: policy.Works, Checked: at(1), Worked: at(1), Expires: at(9), Result: []byte(`{"mx":["a"]}`)}
+	a := probe.Record{Dest: "a.example", State: policy.Works, Checked: at(1), Worked: at(1), Since: at(1), Expires: at(9), Result: []byte(`{"mx":["a"]}`)}
 	b := probe.Record{Dest: "[192.0.2.1]:25", State: policy.Broken, Checked: at(2), Lost: at(2), Failures: 3, Result: []byte(`{}`)}
 	c := probe.Record{Dest: "c.example", State: policy.Unknown, Result: []byte{}}
 	if err := db.SavePostures(ctx, []probe.Record{a, c, b}); err != nil {
@@ -34,7 +34,7 @@ func TestPostures(t *testing.T) {
 	if d := cmp.Diff([]probe.Record{b, a, c}, postures(t, db)); d != "" {
 		t.Error(d)
 	}
-	a = probe.Record{Dest: "a.example", State: policy.Absent, Checked: at(3), Worked: at(1), Lost: at(3), Failures: 1, Result: []byte{}}
+	a = probe.Record{Dest: "a.example", State: policy.Absent, Checked: at(3), Worked: at(1), Since: at(1), Lost: at(3), Failures: 1, Result: []byte{}}
 	if err := db.SavePosture(ctx, a); err != nil {
 		t.Fatal(err)
 	}

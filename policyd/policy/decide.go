@@ -55,6 +55,8 @@ type Posture struct {
 	Worked  time.Time // when TLS was last seen to work; zero: never
 	Lost    time.Time // when it was first found absent or broken after it had worked; zero: not lost
 	Since   time.Time // since when it has worked without a break, as of Worked; zero: never
+	// Alarmed is when the loss of TLS became an alarm; zero: it did not.
+	Alarmed time.Time
 	// Published is what the destination demands of its senders' TLS.
 	Published Published
 	// RuleMet says that of the hosts last seen every one whose certificate matched its

@@ -18,12 +18,12 @@ func describe(certs []*x509.Certificate, roots *x509.CertPool, now time.Time) *C
 		return nil
 	}
 	leaf := certs[0]
-	sum := sha256.Sum256(leaf.Raw)
+	sum, key := sha256.Sum256(leaf.Raw), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)
 	c := &Certificate{
 		Subject: clean(leaf.Subject.String()), Issuer: clean(leaf.Issuer.String()),
 		NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC(),
-		Fingerprint: hex.EncodeToString(sum[:]),
-		Names:       []string{}, Chain: []ChainCert{},
+		Fingerprint: hex.EncodeToString(sum[:]), SPKI: hex.EncodeToString(key[:]),
+		Names: []string{}, Chain: []ChainCert{},
 	}
 	names := leaf.DNSNames
 	if len(names) == 0 && leaf.Subject.CommonName != "" {

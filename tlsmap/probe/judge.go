@@ -100,7 +100,7 @@ func daneStateOf(mx *MXResult, a *AddressResult) daneState {
 		return daneFailed
 	case mx.TLSA.State != policy.DANEFull:
 		return daneNone
-	case a.DANE == "match":
+	case a.DANE == daneMatches:
 		return daneMatch
 	}
 	return daneMismatch

@@ -2,10 +2,12 @@ package probe
 
 import (
 	"bytes"
+	"cmp"
 	"compress/flate"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,13 +27,14 @@ type known struct {
 	failures int
 	ev       evidence
 	demands  []demanded
+	watch    []Watch
 	result   []byte // JSON of the Result, deflated
 }
 
 // history is a state and when TLS worked and was lost, see Record.
 type history struct {
-	state        policy.State
-	worked, lost time.Time
+	state               policy.State
+	worked, lost, since time.Time
 }
 
 type demanded struct {
@@ -47,6 +50,9 @@ func (h history) after(s policy.State, now time.Time) history {
 	h.state = s
 	switch s {
 	case policy.Works:
+		if h.since.IsZero() || !h.lost.IsZero() {
+			h.since = now
+		}
 		h.worked, h.lost = now, time.Time{}
 	case policy.Absent, policy.Broken:
 		if !h.worked.IsZero() && h.lost.IsZero() {
@@ -57,7 +63,10 @@ func (h history) after(s policy.State, now time.Time) history {
 }
 
 func (h history) posture(k *known, met bool) policy.Posture {
-	return policy.Posture{State: h.state, Checked: k.checked, Worked: h.worked, Lost: h.lost, Published: k.ev.published, RuleMet: met}
+	return policy.Posture{
+		State: h.state, Checked: k.checked, Worked: h.worked, Lost: h.lost, Since: h.since, Alarmed: alarmed(k.watch),
+		Published: k.ev.published, RuleMet: met,
+	}
 }
 
 // fresh is the posture for a demand as it was at the last look. noted says that
@@ -93,9 +102,15 @@ func (k *known) noting(demand policy.TLSParams, floor uint16) *known {
 	return &n
 }
 
-// learn returns what is known after a look that ended at now. It sets
-// r.Demands.
-func (k *known) learn(r *Result, now time.Time, floor uint16, p *packer) *known {
+// learn returns what is known after a look that ended at now, and what has changed. It
+// sets r.Demands and r.Kept.
+func (k *known) learn(r *Result, now time.Time, floor uint16, alarmAfter time.Duration, p *packer) (*known, []Event) {
+	var before *Result
+	if k.result != nil {
+		before, _ = k.full() // one that can't be read is none
+	}
+	carry(before, r, floor)
+	events := changes(before, r, floor)
 	n := &known{history: k.history.after(r.State, now), checked: now, ev: r.evidence(), failures: 1}
 	if k.failures > 0 && kind(k.state) == kind(r.State) {
 		n.failures = k.failures + 1
@@ -115,8 +130,15 @@ func (k *known) learn(r *Result, now time.Time, floor uint16, p *packer) *known 
 	}
 	life, next := lifetime(r.State, n.failures, ttl)
 	n.expires, n.next = now.Add(life), now.Add(next)
+	var watched []Event
+	n.watch, watched = watching(k.watch, k.history, n.history, r, floor, now, alarmAfter)
+	for _, e := range watched {
+		if e.Kind == TLSBack {
+			events = slices.DeleteFunc(events, func(e Event) bool { return e.Kind == TLSAppeared })
+		}
+	}
 	n.keep(r, p)
-	return n
+	return n, append(events, watched...)
 }
 
 // keep puts r, with what is known of the demands, into the result.
@@ -125,8 +147,14 @@ func (k *known) keep(r *Result, p *packer) {
 	for _, d := range k.demands {
 		r.Demands = append(r.Demands, DemandResult{
 			Level: d.demand.Level.String(), Match: d.demand.Match, Protocols: d.demand.Protocols, Servername: d.demand.Servername,
-			State: d.state, Worked: d.worked, Lost: d.lost,
+			State: d.state, Worked: d.worked, Lost: d.lost, Since: d.since,
 		})
+	}
+	if len(k.watch) > 0 {
+		if r.Kept == nil {
+			r.Kept = &Kept{}
+		}
+		r.Kept.Watch = k.watch
 	}
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -138,8 +166,9 @@ func (k *known) keep(r *Result, p *packer) {
 // load reads what was kept. A result that can't be read leaves no evidence, and
 // the destination stale.
 func load(r Record, now time.Time, p *packer) *known {
+	r.Since = cmp.Or(r.Since, r.Worked) // of an older version
 	k := &known{
-		history: history{r.State, r.Worked, r.Lost},
+		history: history{r.State, r.Worked, r.Lost, r.Since},
 		checked: r.Checked, expires: r.Expires, failures: max(0, r.Failures),
 	}
 	var res Result
@@ -150,6 +179,9 @@ func load(r Record, now time.Time, p *packer) *known {
 		return k
 	}
 	k.ev, k.result = res.evidence(), p.deflate(r.Result)
+	if res.Kept != nil {
+		k.watch = res.Kept.Watch
+	}
 	for _, d := range res.Demands {
 		level, err := policy.ParseLevel(d.Level)
 		if err != nil || len(k.demands) == maxDemands {
@@ -157,7 +189,7 @@ func load(r Record, now time.Time, p *packer) *known {
 		}
 		k.demands = append(k.demands, demanded{
 			demand:  policy.TLSParams{Level: level, Match: d.Match, Protocols: d.Protocols, Servername: d.Servername},
-			history: history{d.State, d.Worked, d.Lost},
+			history: history{d.State, d.Worked, d.Lost, cmp.Or(d.Since, d.Worked)},
 		})
 	}
 	return k
@@ -166,7 +198,7 @@ func load(r Record, now time.Time, p *packer) *known {
 func (k *known) record(dest string) (Record, error) {
 	b, err := inflate(k.result)
 	return Record{
-		Dest: dest, State: k.state, Checked: k.checked, Worked: k.worked, Lost: k.lost,
+		Dest: dest, State: k.state, Checked: k.checked, Worked: k.worked, Lost: k.lost, Since: k.since,
 		Expires: k.expires, Result: b, Failures: k.failures,
 	}, err
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,9 +25,15 @@ type ManagerOptions struct {
 	Workers    int           // looks at a time in the background; default 32
 	MaxLook    time.Duration // for one look, waiting for busy hosts included; default 2 min
 
+	// AlarmAfter is how long TLS must have been there for its loss to be an alarm;
+	// default 7 days, negative: however short.
+	AlarmAfter time.Duration
+
 	// OnChange, where set, is called after the state of a destination changed. It
 	// must not block.
 	OnChange func()
+	// OnAlarm, where set, is called after an alarm was saved. It must not block.
+	OnAlarm func()
 
 	Log *slog.Logger     // default: the prober's
 	Now func() time.Time // default: the prober's
@@ -52,7 +59,8 @@ type Manager struct {
 	running bool
 	stopped bool
 	flights sync.WaitGroup
-	unsaved map[string]*entry // changed since the last save; while running
+	unsaved map[string]*entry  // changed since the last save; while running
+	events  map[string][]Event // of unsaved
 	saveNow chan struct{}
 }
 
@@ -78,6 +86,7 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	o.Queue = cmp.Or(o.Queue, 10_000)
 	o.Workers = cmp.Or(o.Workers, 32)
 	o.MaxLook = cmp.Or(o.MaxLook, 2*time.Minute)
+	o.AlarmAfter = cmp.Or(o.AlarmAfter, alarmAfterDefault)
 	if o.Log == nil {
 		o.Log = p.o.Log
 	}
@@ -87,8 +96,10 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	m := &Manager{
 		o: o, look: p.probe, discover: p.Discover, store: store, metrics: p.metrics,
 		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
-		unsaved: make(map[string]*entry), saveNow: make(chan struct{}, 1),
+		unsaved: make(map[string]*entry), events: make(map[string][]Event), saveNow: make(chan struct{}, 1),
 	}
+	lost := m.lost
+	p.metrics.lostNow.Store(&lost)
 	m.base, m.stop = context.WithCancel(context.Background())
 	return m
 }
@@ -263,9 +274,10 @@ func (m *Manager) safeLook(ctx context.Context, dest string, reuse time.Duration
 // learn remembers, schedules and saves what a look found.
 func (m *Manager) learn(e *entry, r *Result) {
 	var k, old *known
+	var events []Event
 	for { // a demand may be noted meanwhile
 		old = e.known.Load()
-		k = old.learn(r, m.o.Now(), m.o.Floor, &m.pack)
+		k, events = old.learn(r, m.o.Now(), m.o.Floor, m.o.AlarmAfter, &m.pack)
 		if e.known.CompareAndSwap(old, k) {
 			break
 		}
@@ -275,6 +287,9 @@ func (m *Manager) learn(e *entry, r *Result) {
 		if m.o.OnChange != nil {
 			m.o.OnChange()
 		}
+	}
+	for i := range events {
+		m.tell(&events[i])
 	}
 	m.keepFacts(e, r)
 	if m.mem.get(e.dest) == e { // not evicted meanwhile
@@ -287,6 +302,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 	running := m.running
 	if running {
 		m.unsaved[e.dest] = e
+		m.events[e.dest] = bounded(append(m.events[e.dest], events...))
 	}
 	m.mu.Unlock()
 	if running {
@@ -297,6 +313,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 		return
 	}
 	rec, err := k.record(e.dest)
+	rec.Events = events
 	if err == nil {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(m.base), 10*time.Second)
 		err = m.store.SavePosture(ctx, rec)
@@ -304,7 +321,49 @@ func (m *Manager) learn(e *entry, r *Result) {
 	}
 	if err != nil {
 		m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
+	} else {
+		m.alarmed(events)
 	}
+}
+
+// tell logs and counts an event.
+func (m *Manager) tell(e *Event) {
+	if !e.Alarm {
+		m.o.Log.Info("destination changed", "dest", e.Dest, "event", e.Kind, "what", e.String())
+		return
+	}
+	m.metrics.alarms.WithLabelValues(string(e.Kind)).Inc()
+	m.o.Log.Warn("alarm: a destination "+e.Kind.headline(), "dest", e.Dest, "event", e.Kind, "what", e.String())
+}
+
+// alarmed wakes who tells of alarms, if one of events is.
+func (m *Manager) alarmed(events []Event) {
+	if m.o.OnAlarm != nil && slices.ContainsFunc(events, func(e Event) bool { return e.Alarm }) {
+		m.o.OnAlarm()
+	}
+}
+
+// bounded keeps what can't be saved for long from filling the memory: the newest count.
+func bounded(events []Event) []Event {
+	const most = 100
+	return events[max(0, len(events)-most):]
+}
+
+// lost returns how many destinations in memory have lost their TLS, with an alarm.
+func (m *Manager) lost() (n int) {
+	for i := range m.mem.shard {
+		s := &m.mem.shard[i]
+		s.RLock()
+		for _, e := range s.m {
+			for _, w := range e.known.Load().watch {
+				if w.What == watchTLS && !w.Alarm.IsZero() {
+					n++
+				}
+			}
+		}
+		s.RUnlock()
+	}
+	return n
 }
 
 // Load remembers what the store has. What got stale meanwhile is looked at

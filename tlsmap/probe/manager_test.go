@@ -20,10 +20,11 @@ import (
 
 // memStore is a Store in memory.
 type memStore struct {
-	mu    sync.Mutex
-	m     map[string]Record
-	saves int
-	err   error
+	mu     sync.Mutex
+	m      map[string]Record
+	events []Event
+	saves  int
+	err    error
 }
 
 func (s *memStore) LoadPostures(_ context.Context, each func(Record) error) error {
@@ -52,10 +53,14 @@ func (s *memStore) SavePostures(_ context.Context, rs []Record) error {
 		s.m = make(map[string]Record)
 	}
 	for _, r := range rs {
+		s.events = append(s.events, r.Events...)
+		r.Events = nil
 		s.m[r.Dest] = r
 	}
 	return nil
 }
+
+func (s *memStore) DeleteEvents(context.Context, time.Time, int) error { return nil }
 
 func (s *memStore) DeletePostures(_ context.Context, before time.Time) error {
 	s.mu.Lock()

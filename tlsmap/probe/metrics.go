@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -13,6 +14,9 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	dropped  prometheus.Counter
 	known    prometheus.Gauge
+	alarms   *prometheus.CounterVec
+	lost     prometheus.GaugeFunc
+	lostNow  atomic.Pointer[func() int] // of the manager
 }
 
 // newMetrics registers the metrics with reg, where it is not nil.
@@ -36,13 +40,29 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Destinations whose posture is remembered.",
 		}),
 	}
+	m.alarms = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postseal_alarms_total",
+		Help: "Alarms about destinations, and their ends, by kind.",
+	}, []string{"kind"})
+	for _, k := range []Kind{TLSLost, TLSBack, DANELost, DANEBack, STSLost, STSBack} {
+		m.alarms.WithLabelValues(string(k))
+	}
+	m.lost = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "postseal_destinations_tls_lost",
+		Help: "Destinations in memory that have lost the TLS they had for long.",
+	}, func() float64 {
+		if f := m.lostNow.Load(); f != nil {
+			return float64((*f)())
+		}
+		return 0
+	})
 	for s := policy.Unknown; s <= policy.NoMail; s++ {
 		m.outcomes.WithLabelValues(s.String())
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.outcomes, m.duration, m.dropped, m.known} {
+	for _, c := range []prometheus.Collector{m.outcomes, m.duration, m.dropped, m.known, m.alarms, m.lost} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

@@ -461,7 +461,7 @@ func (r *Result) unproven(proof *policy.Proof, mx *MXResult, a *AddressResult) s
 	switch {
 	case proof.DANE && daneStateOf(mx, a) == daneNone:
 		return "no TLSA records (DANE), as other hosts have"
-	case proof.DANE && a.DANE != "match":
+	case proof.DANE && a.DANE != daneMatches:
 		return "DANE: " + a.DANE
 	case proof.DANE || r.STS == nil || r.STS.State != policy.STSEnforce:
 		return ""

@@ -33,6 +33,8 @@ type Result struct {
 	// Demands is what was asked beyond the floor of this destination, kept
 	// from look to look by the Manager.
 	Demands []DemandResult `json:"demands,omitempty"`
+	// Kept is what the Manager remembers of earlier looks.
+	Kept *Kept `json:"kept,omitempty"`
 }
 
 // MXResult is one mail host.
@@ -93,7 +95,8 @@ type Certificate struct {
 	NotAfter    time.Time   `json:"not_after"`
 	KeyType     string      `json:"key_type"` // RSA, ECDSA, Ed25519
 	KeyBits     int         `json:"key_bits"`
-	Fingerprint string      `json:"sha256"` // of the certificate, hexadecimal
+	Fingerprint string      `json:"sha256"`      // of the certificate, hexadecimal
+	SPKI        string      `json:"spki_sha256"` // of its public key (SubjectPublicKeyInfo), hexadecimal; "" in results of older versions
 	Verified    bool        `json:"verified"`
 	VerifyError string      `json:"verify_error,omitempty"`
 	Chain       []ChainCert `json:"chain"` // as sent, without the leaf
@@ -115,6 +118,7 @@ type DemandResult struct {
 	State      policy.State `json:"state"`
 	Worked     time.Time    `json:"worked,omitzero"`
 	Lost       time.Time    `json:"lost,omitzero"`
+	Since      time.Time    `json:"since,omitzero"`
 }
 
 // The bounds of foreign text in a result.

@@ -96,6 +96,9 @@ func (m *Manager) sweep(ctx context.Context) {
 	if err := m.store.DeletePostures(ctx, since); err != nil && ctx.Err() == nil {
 		m.o.Log.Warn("old postures not deleted", "error", err)
 	}
+	if err := m.store.DeleteEvents(ctx, m.o.Now().Add(-EventsFor), EventsMost); err != nil && ctx.Err() == nil {
+		m.o.Log.Warn("old history of destinations not deleted", "error", err)
+	}
 }
 
 // The saver writes at most so many records in one transaction, and not more
@@ -135,9 +138,12 @@ func (m *Manager) flush() bool {
 	}
 	for {
 		var batch []*entry
+		events := make(map[string][]Event)
 		m.mu.Lock()
 		for dest, e := range m.unsaved {
 			delete(m.unsaved, dest)
+			events[dest] = m.events[dest]
+			delete(m.events, dest)
 			if batch = append(batch, e); len(batch) == saveMost {
 				break
 			}
@@ -153,6 +159,7 @@ func (m *Manager) flush() bool {
 				m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
 				continue
 			}
+			r.Events = events[e.dest]
 			records = append(records, r)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), saveLimit)
@@ -163,6 +170,7 @@ func (m *Manager) flush() bool {
 			m.mu.Lock()
 			for _, e := range batch {
 				m.unsaved[e.dest] = e
+				m.events[e.dest] = bounded(append(events[e.dest], m.events[e.dest]...))
 			}
 			m.mu.Unlock()
 			select {
@@ -170,6 +178,9 @@ func (m *Manager) flush() bool {
 			default:
 			}
 			return false
+		}
+		for _, r := range records {
+			m.alarmed(r.Events)
 		}
 	}
 }

@@ -25,11 +25,14 @@ CREATE TABLE posture_event (
     kind    TEXT    NOT NULL, -- tls-appeared, tls-lost, certificate, key, mx, dane, mta-sts, …
     detail  TEXT    NOT NULL, -- JSON: before, after, reason
     alarm   INTEGER NOT NULL DEFAULT 0 CHECK (alarm IN (0, 1)),
-    told_at INTEGER           -- of an alarm: when mail and webhook were told; NULL: not yet
+    mailed_at INTEGER,        -- of an alarm: when the mail of it was taken
+    posted_at INTEGER,        -- when the webhook took it
+    told_at   INTEGER         -- when all ways in force had; NULL: not yet
 ) STRICT;
 
 CREATE INDEX posture_event_dest ON posture_event (dest, id);
 CREATE INDEX posture_event_at ON posture_event (at);
+CREATE INDEX posture_event_alarm ON posture_event (dest, id) WHERE alarm = 1;
 CREATE INDEX posture_event_untold ON posture_event (id) WHERE alarm = 1 AND told_at IS NULL;
 
 -- Sessions counted for the reports of RFC 8460, a row for each kind of outcome.
