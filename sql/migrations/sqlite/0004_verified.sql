@@ -45,21 +45,23 @@ CREATE TABLE tlsrpt_count (
     PRIMARY KEY (day, domain, policy, outcome)
 ) STRICT, WITHOUT ROWID;
 
--- Reports on their way.
+-- Reports on their way, and those of late. Of one domain and day there can be
+-- more than one where somebody sent what there was before the day was over.
 CREATE TABLE tlsrpt_report (
-    id         TEXT    NOT NULL PRIMARY KEY, -- report-id
+    id         TEXT    NOT NULL, -- report-id
     day        TEXT    NOT NULL,
     domain     TEXT    NOT NULL,
-    rua        TEXT    NOT NULL,             -- mailto: or https:
-    report     BLOB    NOT NULL,             -- JSON, gzip
+    uri        TEXT    NOT NULL, -- mailto: or https:, as published
+    report     BLOB    NOT NULL, -- JSON, gzip
     tries      INTEGER NOT NULL DEFAULT 0,
-    next_at    INTEGER,                      -- NULL: done
-    error      TEXT    NOT NULL DEFAULT '',
+    next_at    INTEGER,          -- NULL: done with
+    error      TEXT    NOT NULL DEFAULT '', -- of the last try
     created_at INTEGER NOT NULL,
-    UNIQUE (day, domain, rua)
+    PRIMARY KEY (id, uri)
 ) STRICT;
 
 CREATE INDEX tlsrpt_report_next ON tlsrpt_report (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX tlsrpt_report_domain ON tlsrpt_report (domain);
 
 ALTER TABLE rule ADD COLUMN override INTEGER NOT NULL DEFAULT 0 CHECK (override IN (0, 1));
 
