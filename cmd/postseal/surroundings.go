@@ -113,22 +113,32 @@ func (s *surroundings) standalone() bool {
 // tlsVersions are the words of tls-floor.
 var tlsVersions = map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11, "1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
 
+// tlsRoots is what tls-roots names; nil: the system's.
+func tlsRoots(cfg *config) (*x509.CertPool, error) {
+	file := cfg.str("tls-roots")
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("tls-roots: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("tls-roots: no certificate in %s", file)
+	}
+	return roots, nil
+}
+
 // newProber makes the prober; change may alter its options.
 func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Registerer, change ...func(*probe.Options)) (*probe.Prober, error) {
 	resolver, err := probe.NewResolver(cfg.strs("resolver"))
 	if err != nil {
 		return nil, err
 	}
-	var roots *x509.CertPool
-	if file := cfg.str("tls-roots"); file != "" {
-		pem, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fmt.Errorf("tls-roots: %w", err)
-		}
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("tls-roots: no certificate in %s", file)
-		}
+	roots, err := tlsRoots(cfg)
+	if err != nil {
+		return nil, err
 	}
 	o := probe.Options{
 		Resolver: resolver, HELO: helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
