@@ -19,11 +19,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/tlsmap/check/scan"
 	"github.com/postseal/postseal/tlsmap/probe"
+	"github.com/postseal/postseal/tlsmap/tlsrpt"
 )
 
 // Options say how a Checker looks. Prober is needed; the rest has defaults.
@@ -66,7 +65,7 @@ func (c *Checker) Quick(ctx context.Context, dest string) *Report {
 		look = c.o.Prober.ProbeShared
 	}
 	result := look(ctx, dest)
-	r := Build(result, nil, c.o.Now())
+	r := Build(result, nil, nil, c.o.Now())
 	r.TLSRPT = <-report
 	r.Advice = Advise(r)
 	return r
@@ -78,7 +77,7 @@ func (c *Checker) Deep(ctx context.Context, dest string) *Report {
 	report := make(chan *TLSRPT, 1)
 	go func() { report <- c.tlsrpt(ctx, dest) }()
 	result := c.o.Prober.Probe(ctx, dest)
-	r := Build(result, c.scan(ctx, result), c.o.Now())
+	r := Build(result, c.scan(ctx, result), c.o.Prober.Describe, c.o.Now())
 	r.TLSRPT = <-report
 	r.Advice = Advise(r)
 	return r
@@ -125,17 +124,19 @@ func (c *Checker) tlsrpt(ctx context.Context, dest string) *TLSRPT {
 	if c.o.Resolver == nil || strings.ContainsAny(domain, "[]:") || domain == "" {
 		return nil
 	}
-	a, err := c.o.Resolver.Lookup(ctx, "_smtp._tls."+domain, dns.TypeTXT)
+	out := &TLSRPT{RUA: []string{}}
+	rec, err := tlsrpt.Lookup(ctx, c.o.Resolver, domain)
 	if err != nil {
-		return &TLSRPT{Error: text(err.Error())}
-	}
-	var records []string
-	for _, rr := range a.Records {
-		if t, ok := rr.(*dns.TXT); ok {
-			records = append(records, strings.Join(t.Txt, ""))
+		if !strings.HasSuffix(err.Error(), tlsrpt.ErrNoRecord.Error()) {
+			out.Error = text(err.Error()) // there is one that does not count, or nobody knows
 		}
+		return out
 	}
-	return parseTLSRPT(records)
+	out.Record, out.Ignored = text(rec.Text), rec.Ignored
+	for _, u := range rec.RUA {
+		out.RUA = append(out.RUA, text(u.Raw))
+	}
+	return out
 }
 
 // Decision is what Postseal would do with mail to the destination, as of this

@@ -114,9 +114,12 @@ func classOfAddress(r *Report, h *Host, a *Address) (Class, string) {
 		}
 		return ClassBroken, "DANE: " + a.DANE
 	}
+	if h.TLSA != nil && h.TLSA.State == policy.DANEFailed {
+		return ClassBroken, "DANE: " + h.TLSA.Error
+	}
 	if r.STS != nil && r.STS.State == policy.STSEnforce {
 		switch {
-		case h.MTASTS == nil || !*h.MTASTS:
+		case h.STSMatch == nil || !*h.STSMatch:
 			return ClassBroken, "the MTA-STS policy does not name this host"
 		case !trusted:
 			return ClassBroken, "MTA-STS demands a trusted certificate for this host: " + mistrust(a)

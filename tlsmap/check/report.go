@@ -1,6 +1,7 @@
 package check
 
 import (
+	"crypto/x509"
 	"strings"
 	"time"
 	"unicode"
@@ -43,9 +44,6 @@ type Report struct {
 // Host is one MX host.
 type Host struct {
 	probe.MXResult
-	// MTASTS says whether an mx pattern of the MTA-STS policy matches the host; null
-	// where there is no policy.
-	MTASTS    *bool     `json:"mta_sts_match"`
 	Addresses []Address `json:"addresses"` // instead of MXResult's
 }
 
@@ -58,32 +56,36 @@ type Address struct {
 	// DaysLeft is how long the certificate holds, rounded down; negative where it
 	// has ended; null where there is none.
 	DaysLeft *int         `json:"days_left"`
-	Records  []Match      `json:"tlsa_matches,omitempty"` // one for each TLSA record of the host
 	NIST     *NIST        `json:"nist"`
 	Scan     *scan.Result `json:"scan"` // null where no scan was asked for
 	// Others are further certificates that the scan saw, such as one by ECDSA
 	// beside one by RSA.
-	Others []*probe.Certificate `json:"other_certificates,omitempty"`
+	Others []Other `json:"other_certificates,omitempty"`
 }
 
-// Match is how the certificate stands to one TLSA record.
-type Match struct {
-	Record probe.TLSARecord `json:"record"`
-	// Result is "match", "no match" or "unusable".
-	Result string `json:"result"`
+// Other is a certificate that the session did not show.
+type Other struct {
+	Certificate *probe.Certificate `json:"certificate"`
+	NameMatch   bool               `json:"name_match"`
+	DaysLeft    int                `json:"days_left"`
+	DANE        string             `json:"dane,omitempty"` // as in AddressResult
+	TLSA        []probe.TLSAMatch  `json:"tlsa,omitempty"`
 }
 
 // TLSRPT is the record that asks for reports of TLS failures (RFC 8460, section 3).
 type TLSRPT struct {
 	Record string   `json:"record"` // "" where there is none
 	RUA    []string `json:"rua"`    // where reports go
-	Error  string   `json:"error,omitempty"`
+	// Ignored says what of the record does not count, and why.
+	Ignored []string `json:"ignored,omitempty"`
+	Error   string   `json:"error,omitempty"` // why nothing is known, or why the record does not count
 }
 
 // Build makes a report of what a prober found, and of scans where there were any.
-// It is pure. Asked, TLSRPT and Decision are left to the caller, who calls [Advise]
-// after that.
-func Build(result *probe.Result, scans Scans, now time.Time) *Report {
+// describe says what there is to say of a certificate that only a scan saw; nil leaves
+// those out. It is pure. Asked, TLSRPT and Decision are left to the caller, who calls
+// [Advise] after that.
+func Build(result *probe.Result, scans Scans, describe Describer, now time.Time) *Report {
 	r := &Report{
 		Asked: result.Dest, Dest: result.Dest, Domain: result.Domain, State: result.State,
 		NullMX: result.NullMX, ImplicitMX: result.ImplicitMX, Authentic: result.Authentic,
@@ -92,7 +94,7 @@ func Build(result *probe.Result, scans Scans, now time.Time) *Report {
 		Deep: scans != nil, result: result,
 	}
 	for _, mx := range result.MX {
-		h := Host{MXResult: mx, Addresses: []Address{}, MTASTS: stsMatch(result.STS, mx.Host)}
+		h := Host{MXResult: mx, Addresses: []Address{}}
 		for _, a := range mx.Addresses {
 			one := Address{AddressResult: a, Scan: scans[ScanKey{mx.Host, a.Addr.String()}]}
 			if c := a.Cert; c != nil {
@@ -100,8 +102,9 @@ func Build(result *probe.Result, scans Scans, now time.Time) *Report {
 				days := daysLeft(c.NotAfter, now)
 				one.DaysLeft = &days
 			}
+			one.Others = others(result, &mx, &one, describe, now)
 			one.Class, _ = classOfAddress(r, &h, &one)
-			one.NIST = nistOf(&one, now)
+			one.NIST = nistOf(mx.Host, &one, now)
 			h.Addresses = append(h.Addresses, one)
 		}
 		r.MX = append(r.MX, h)
@@ -110,6 +113,24 @@ func Build(result *probe.Result, scans Scans, now time.Time) *Report {
 	r.NIST = nistOverall(r)
 	r.Advice = Advise(r)
 	return r
+}
+
+// Describer describes a chain that a host showed; [probe.Prober.Describe] does.
+type Describer func(r *probe.Result, mx *probe.MXResult, chain []*x509.Certificate) (*probe.Certificate, string, []probe.TLSAMatch)
+
+// others describes what certificates the scan saw beside that of the session.
+func others(r *probe.Result, mx *probe.MXResult, a *Address, describe Describer, now time.Time) (all []Other) {
+	if a.Scan == nil || describe == nil {
+		return nil
+	}
+	for _, chain := range a.Scan.Chains {
+		c, dane, tlsa := describe(r, mx, chain)
+		if c == nil || a.Cert != nil && c.Fingerprint == a.Cert.Fingerprint {
+			continue
+		}
+		all = append(all, Other{c, nameMatch(c.Names, mx.Host), daysLeft(c.NotAfter, now), dane, tlsa})
+	}
+	return all
 }
 
 // Result is what the prober found, as it found it.
@@ -144,16 +165,6 @@ func nameMatch(names []string, host string) bool {
 	return false
 }
 
-// stsMatch reports whether an mx pattern of a policy matches a host (RFC 8461,
-// section 4.1).
-func stsMatch(sts *probe.STSResult, host string) *bool {
-	if sts == nil || len(sts.MX) == 0 {
-		return nil
-	}
-	ok := nameMatch(sts.MX, host)
-	return &ok
-}
-
 // maxText bounds foreign text.
 const maxText = 300
 
@@ -168,37 +179,4 @@ func text(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// parseTLSRPT reads the TXT records at _smtp._tls (RFC 8460, section 3): of those
-// that begin with v=TLSRPTv1 there must be one.
-func parseTLSRPT(records []string) *TLSRPT {
-	out := &TLSRPT{RUA: []string{}}
-	n := 0
-	for _, rec := range records {
-		fields := strings.Split(rec, ";")
-		if strings.TrimSpace(fields[0]) != "v=TLSRPTv1" {
-			continue
-		}
-		n++
-		out.Record = text(rec)
-		for _, f := range fields[1:] {
-			key, value, _ := strings.Cut(strings.TrimSpace(f), "=")
-			if strings.TrimSpace(key) != "rua" {
-				continue
-			}
-			for uri := range strings.SplitSeq(value, ",") {
-				if uri = strings.TrimSpace(uri); uri != "" {
-					out.RUA = append(out.RUA, text(uri))
-				}
-			}
-		}
-	}
-	switch {
-	case n > 1:
-		out.RUA, out.Error = []string{}, "more than one record: senders take it for none"
-	case n == 1 && len(out.RUA) == 0:
-		out.Error = "the record has no rua"
-	}
-	return out
 }

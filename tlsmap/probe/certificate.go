@@ -25,6 +25,7 @@ func describe(certs []*x509.Certificate, roots *x509.CertPool, now time.Time) *C
 		Fingerprint: hex.EncodeToString(sum[:]), SPKI: hex.EncodeToString(key[:]),
 		Names: []string{}, Chain: []ChainCert{},
 	}
+	c.Signature = leaf.SignatureAlgorithm.String()
 	names := leaf.DNSNames
 	if len(names) == 0 && leaf.Subject.CommonName != "" {
 		names = []string{leaf.Subject.CommonName}

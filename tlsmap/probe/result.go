@@ -95,8 +95,9 @@ type Certificate struct {
 	NotAfter    time.Time   `json:"not_after"`
 	KeyType     string      `json:"key_type"` // RSA, ECDSA, Ed25519
 	KeyBits     int         `json:"key_bits"`
-	Fingerprint string      `json:"sha256"`      // of the certificate, hexadecimal
-	SPKI        string      `json:"spki_sha256"` // of its public key (SubjectPublicKeyInfo), hexadecimal; "" in results of older versions
+	Signature   string      `json:"signature,omitempty"` // the issuer's, such as SHA256-RSA
+	Fingerprint string      `json:"sha256"`              // of the certificate, hexadecimal
+	SPKI        string      `json:"spki_sha256"`         // of its public key (SubjectPublicKeyInfo), hexadecimal; "" in results of older versions
 	Verified    bool        `json:"verified"`
 	VerifyError string      `json:"verify_error,omitempty"`
 	Chain       []ChainCert `json:"chain"` // as sent, without the leaf

@@ -3,6 +3,7 @@ package probe
 import (
 	"cmp"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -71,6 +72,19 @@ func (c *client) startTLS(helo string) error {
 		return errEarly
 	}
 	return nil
+}
+
+// Describe writes down a chain that a host of r showed elsewhere than in the session,
+// leaf first, and holds it against the host's TLSA records; what it says of these is
+// as in [AddressResult].
+func (p *Prober) Describe(r *Result, mx *MXResult, chain []*x509.Certificate) (c *Certificate, dane string, tlsa []TLSAMatch) {
+	a := AddressResult{Version: "any"}
+	for _, cert := range chain {
+		a.Sent = append(a.Sent, cert.Raw)
+	}
+	now := p.o.Now()
+	r.matchTLSA(mx, &a, now)
+	return describe(chain, p.o.Roots, now), a.DANE, a.TLSA
 }
 
 // CheckDestination tells a destination that can be looked at from what is none: a
