@@ -114,7 +114,7 @@ func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
 		return nil, 0, err
 	}
 	rows, err := q.QueryContext(ctx, `SELECT id, scope, pattern, requirement, level, match_names, protocols,
-		ciphers, servername, nexthop, verify, mode, language, weaken, note, until_at, created_at
+		ciphers, servername, nexthop, verify, mode, language, weaken, override, note, until_at, created_at
 		FROM rule ORDER BY scope, pattern`)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the rules: %w", err)
@@ -141,11 +141,11 @@ func scanRule(rows *dbsql.Rows) (*policy.Rule, error) {
 		r                         policy.Rule
 		scope, requirement, level dbsql.RawBytes
 		match                     string
-		weaken                    int64
+		weaken, override          int64
 		until, created            dbsql.NullInt64
 	)
 	err := rows.Scan(&r.ID, &scope, &r.Pattern, &requirement, &level, &match, &r.TLS.Protocols,
-		&r.TLS.Ciphers, &r.TLS.Servername, &r.Nexthop, &r.Verify, &r.Mode, &r.Language, &weaken, &r.Note, &until, &created)
+		&r.TLS.Ciphers, &r.TLS.Servername, &r.Nexthop, &r.Verify, &r.Mode, &r.Language, &weaken, &override, &r.Note, &until, &created)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,7 @@ func scanRule(rows *dbsql.Rows) (*policy.Rule, error) {
 	if match != "" {
 		r.TLS.Match = strings.Split(match, ":")
 	}
-	r.Weaken = weaken != 0
+	r.Weaken, r.Override = weaken != 0, override != 0
 	r.Until, r.Created = fromMicros(until), fromMicros(created)
 	return &r, nil
 }
@@ -224,7 +224,7 @@ func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[ke
 	if err != nil {
 		return err
 	}
-	c, checkErr := check(rules, o, plan)
+	c, checkErr := check(rules, o, db.now(), plan)
 	return db.write(ctx, func(tx *dbsql.Tx) error {
 		now, err := rulesVersion(ctx, tx)
 		if err != nil {
@@ -234,7 +234,7 @@ func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[ke
 			if rules, _, err = loadRules(ctx, tx); err != nil {
 				return err
 			}
-			c, checkErr = check(rules, o, plan)
+			c, checkErr = check(rules, o, db.now(), plan)
 		}
 		if checkErr != nil || len(c.remove)+len(c.set) == 0 {
 			return checkErr
@@ -245,7 +245,7 @@ func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[ke
 
 // check returns what plan does to rules, if it leaves them valid and no rule
 // weaker than a broader one that was not so before.
-func check(rules []*policy.Rule, o ChangeOptions, plan func(have map[key]*policy.Rule) (change, error)) (change, error) {
+func check(rules []*policy.Rule, o ChangeOptions, now time.Time, plan func(have map[key]*policy.Rule) (change, error)) (change, error) {
 	have := make(map[key]*policy.Rule, len(rules))
 	for _, r := range rules {
 		have[keyOf(r)] = r
@@ -261,7 +261,7 @@ func check(rules []*policy.Rule, o ChangeOptions, plan func(have map[key]*policy
 			kept.Until = end
 			r, c.set[i] = &kept, &kept
 		}
-		err := r.Validate()
+		err := cmp.Or(r.Validate(), r.CheckOverride(now))
 		if err == nil && r.Scope == policy.ByContent {
 			err = errors.New("subject patterns are a setting (--secure-subject), not rules")
 		}
@@ -328,12 +328,12 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		}
 	}
 	set, err := tx.PrepareContext(ctx, `INSERT INTO rule (scope, pattern, requirement, level, match_names, protocols,
-		ciphers, servername, nexthop, verify, mode, language, weaken, note, until_at, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ciphers, servername, nexthop, verify, mode, language, weaken, override, note, until_at, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (scope, pattern) DO UPDATE SET requirement = excluded.requirement, level = excluded.level,
 		match_names = excluded.match_names, protocols = excluded.protocols, ciphers = excluded.ciphers,
 		servername = excluded.servername, nexthop = excluded.nexthop, verify = excluded.verify, mode = excluded.mode,
-		language = excluded.language, weaken = excluded.weaken, note = excluded.note, until_at = excluded.until_at`)
+		language = excluded.language, weaken = excluded.weaken, override = excluded.override, note = excluded.note, until_at = excluded.until_at`)
 	if err != nil {
 		return fmt.Errorf("write a rule: %w", err)
 	}
@@ -347,13 +347,16 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		if created.IsZero() {
 			created = db.now()
 		}
-		weaken := 0
+		var weaken, override int
 		if r.Weaken {
 			weaken = 1
 		}
+		if r.Override {
+			override = 1
+		}
 		_, err := set.ExecContext(ctx, r.Scope.String(), r.Pattern, r.Requirement.String(), r.TLS.Level.String(),
 			strings.Join(r.TLS.Match, ":"), r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop,
-			r.Verify, r.Mode, r.Language, weaken, r.Note, micros(r.Until), micros(created))
+			r.Verify, r.Mode, r.Language, weaken, override, r.Note, micros(r.Until), micros(created))
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r, err)
 		}

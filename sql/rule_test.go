@@ -53,6 +53,7 @@ func version(t testing.TB, db *DB) int64 {
 func TestRulesComeBackAsTheyWere(t *testing.T) {
 	db := openTest(t)
 	until := time.Date(2031, 2, 3, 4, 5, 6, 789000, time.UTC)
+	soon := time.Now().UTC().Add(80 * 24 * time.Hour).Truncate(time.Microsecond)
 	created := time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 	want := []*policy.Rule{
 		{Scope: policy.ByLogin, Pattern: "drsmith", Requirement: policy.Encryption, Created: created},
@@ -62,6 +63,7 @@ func TestRulesComeBackAsTheyWere(t *testing.T) {
 			TLS:     policy.TLSParams{Level: policy.LevelSecure, Match: []string{"bank.example", ".bank.example", "dot-nexthop"}, Protocols: ">=TLSv1.2", Ciphers: "high", Servername: "hostname"},
 			Nexthop: "[10.0.0.5]:25", Verify: "passphrase", Mode: "sealed", Language: "de", Note: "Größe; 'DROP TABLE rule' --", Until: until, Created: created,
 		},
+		{Scope: policy.ByRecipient, Pattern: ".broken.example", Override: true, Note: "their TLS", Until: soon, Created: created},
 		{Scope: policy.BySender, Pattern: "*", Requirement: policy.None, Created: created},
 		{Scope: policy.BySender, Pattern: "<>", Requirement: policy.EscrowOnly, Created: created},
 		{Scope: policy.BySender, Pattern: `"od d"'%@x.example`, Requirement: policy.EscrowOnly, Weaken: true, Note: "why", Created: created},
@@ -125,6 +127,13 @@ func TestAddSetRemove(t *testing.T) {
 		recipient("c.example", 77),
 		{Scope: policy.ByContent, Pattern: "secret", Requirement: policy.Encryption},
 		{Scope: policy.ByRecipient, Pattern: "c.example", Weaken: true},
+		{Scope: policy.ByRecipient, Pattern: "c.example", Override: true, Note: "why"},
+		{Scope: policy.ByRecipient, Pattern: "c.example", Override: true, Until: time.Now().Add(time.Hour)},
+		{Scope: policy.ByRecipient, Pattern: "c.example", Override: true, Note: "why", Until: time.Now().Add(92 * 24 * time.Hour)},
+		{Scope: policy.ByRecipient, Pattern: "c.example", Override: true, Note: "why", Until: time.Now().Add(time.Hour), Requirement: policy.ForcedTLS},
+		{Scope: policy.ByRecipient, Pattern: "*", Override: true, Note: "why", Until: time.Now().Add(time.Hour)},
+		{Scope: policy.ByRecipient, Pattern: "a@c.example", Override: true, Note: "why", Until: time.Now().Add(time.Hour)},
+		{Scope: policy.BySender, Pattern: "c.example", Override: true, Note: "why", Until: time.Now().Add(time.Hour)},
 	} {
 		var re *RuleError
 		if err := add(bad); !errors.As(err, &re) {
@@ -382,7 +391,7 @@ func TestNoPlanLeavesAnUnmarkedWeakening(t *testing.T) {
 				weakened(r)
 			}
 			remove := rnd.IntN(4) == 0
-			_, err := check(rules, plus, func(map[key]*policy.Rule) (change, error) {
+			_, err := check(rules, plus, time.Now(), func(map[key]*policy.Rule) (change, error) {
 				if remove {
 					return change{remove: []key{keyOf(r)}}, nil
 				}

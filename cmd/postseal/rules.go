@@ -48,6 +48,7 @@ func ruleVerbs(scope policy.Scope) []*cli.Command {
 	if scope == policy.ByRecipient {
 		form = append(form,
 			&cli.StringFlag{Name: "level", Usage: "TLS level: may, encrypt, verify or secure"},
+			&cli.BoolFlag{Name: "override", Usage: "mail of which nothing is required passes by what the domain publishes (DANE, MTA-STS), for a partner whose TLS is broken; wants --require none, --note and --until, at most 90 days away"},
 			&cli.StringSliceFlag{Name: "match", Usage: "`NAME` that the certificate must have, for verify and secure (repeatable)"},
 			&cli.StringFlag{Name: "protocols", Usage: "TLS versions, such as >=TLSv1.2"},
 			&cli.StringFlag{Name: "ciphers", Usage: "least cipher grade: low, medium or high"},
@@ -99,7 +100,7 @@ func rulePattern(c *cli.Context, scope policy.Scope) (policy.Scope, string, erro
 }
 
 // ruleFlags are the flags that say something of a rule.
-var ruleFlags = []string{"require", "verify", "mode", "language", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop"}
+var ruleFlags = []string{"require", "verify", "mode", "language", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop", "override"}
 
 func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 	scope, pattern, err := rulePattern(c, scope)
@@ -197,6 +198,9 @@ func applyFlags(c *cli.Context, r *policy.Rule) error {
 	text("ciphers", &r.TLS.Ciphers)
 	text("servername", &r.TLS.Servername)
 	text("nexthop", &r.Nexthop)
+	if c.IsSet("override") {
+		r.Override = c.Bool("override")
+	}
 	return nil
 }
 
@@ -263,6 +267,7 @@ type listedRule struct {
 	Language    string             `json:"language,omitempty"`
 	Weaker      bool               `json:"weaker,omitempty"`
 	WeakerThan  string             `json:"weaker_than,omitempty"`
+	Override    bool               `json:"override,omitempty"`
 	Note        string             `json:"note,omitempty"`
 	Until       string             `json:"until,omitempty"`
 	Expired     bool               `json:"expired,omitempty"`
@@ -273,7 +278,7 @@ func listed(r *policy.Rule, s *policy.Snapshot, now time.Time) listedRule {
 	l := listedRule{
 		Scope: r.Scope, Pattern: r.Pattern, Requirement: r.Requirement, Level: r.TLS.Level.String(), Match: r.TLS.Match,
 		Protocols: r.TLS.Protocols, Ciphers: r.TLS.Ciphers, Servername: r.TLS.Servername, Nexthop: r.Nexthop,
-		Verify: r.Verify, Mode: r.Mode, Language: r.Language, Weaker: r.Weaken, Note: r.Note, Expired: !r.Active(now),
+		Verify: r.Verify, Mode: r.Mode, Language: r.Language, Weaker: r.Weaken, Override: r.Override, Note: r.Note, Expired: !r.Active(now),
 		Created: r.Created.UTC().Format(time.RFC3339),
 	}
 	if !r.Until.IsZero() {
@@ -346,6 +351,9 @@ func printRules(out io.Writer, all []listedRule) error {
 		if l.WeakerThan != "" {
 			note = strings.TrimSpace("WEAKER than " + l.WeakerThan + ". " + note)
 		}
+		if l.Override {
+			note = strings.TrimSpace("OVERRIDES DANE and MTA-STS. " + note)
+		}
 		until := l.Until
 		if l.Expired {
 			until += " (over)"
@@ -404,7 +412,7 @@ func removeRule(c *cli.Context, scope policy.Scope) error {
 
 // csvColumns are the columns of an export. An import without a header line has
 // the first five.
-var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken", "language"}
+var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken", "language", "override"}
 
 func importRules(c *cli.Context, scope policy.Scope) error {
 	if err := wantArgs(c, 1, 1, "one CSV file, or - for standard input"); err != nil {
@@ -563,12 +571,14 @@ func csvRule(field map[string]string, scope policy.Scope) (*policy.Rule, error) 
 		return nil, err
 	}
 	r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername = field["protocols"], field["ciphers"], field["servername"]
-	switch field["weaken"] {
-	case "", "no":
-	case "yes":
-		r.Weaken = true
-	default:
-		return nil, fmt.Errorf("weaken %.80q: want yes, or no", field["weaken"])
+	for column, to := range map[string]*bool{"weaken": &r.Weaken, "override": &r.Override} {
+		switch field[column] {
+		case "", "no":
+		case "yes":
+			*to = true
+		default:
+			return nil, fmt.Errorf("%s %.80q: want yes, or no", column, field[column])
+		}
 	}
 	return r, r.Validate()
 }
@@ -601,19 +611,23 @@ func exportRules(c *cli.Context, scope policy.Scope) error {
 		if !contains(listedScopes(scope), r.Scope) {
 			continue
 		}
-		pattern, until, weaken := r.Pattern, "", ""
+		pattern, until := r.Pattern, ""
 		if r.Scope == policy.BySender && pattern != "*" && pattern != "<>" && !strings.Contains(pattern, "@") {
 			pattern = "@" + pattern
 		}
 		if !r.Until.IsZero() {
 			until = r.Until.UTC().Format(time.RFC3339)
 		}
-		if r.Weaken {
-			weaken = "yes"
-		}
 		w.Write([]string{pattern, r.Requirement.String(), r.TLS.Level.String(), strings.Join(r.TLS.Match, ":"), r.Note, r.Scope.String(),
-			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, weaken, r.Language})
+			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, yes(r.Weaken), r.Language, yes(r.Override)})
 	}
 	w.Flush()
 	return w.Error()
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -18,6 +19,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("POSTSEAL_OWN_DOMAIN", "own.example")
 			e.Setenv("POSTSEAL_NOTICE_FROM", "Clinic <postseal@own.example>")
 			e.Setenv("POSTSEAL_POSTFIX_CONFIG_DIR", e.WorkDir+"/no-postfix")
+			e.Setenv("SOON", time.Now().AddDate(0, 0, 60).Format(time.DateOnly))
 			return nil
 		},
 	})

@@ -42,7 +42,7 @@ func ParseLevel(s string) (Level, error) {
 			return Level(i), nil
 		}
 	}
-	return 0, fmt.Errorf("unknown TLS level %q: want may, encrypt, dane-only, verify or secure", s)
+	return 0, fmt.Errorf("unknown TLS level %q: want may, encrypt, verify or secure", s)
 }
 
 // MarshalText writes Postfix's word.
@@ -248,6 +248,9 @@ func (r *Rule) Validate() error {
 	if r.Weaken && strings.TrimSpace(r.Note) == "" {
 		return errors.New("--weaken wants a reason: add --note WHY")
 	}
+	if err := r.validateOverride(); err != nil {
+		return err
+	}
 	if strings.ContainsAny(r.Note, "\r\n\x00") || len(r.Note) > 1000 {
 		return errors.New("the note must be one line of at most 1000 bytes")
 	}
@@ -277,6 +280,41 @@ func (r *Rule) Validate() error {
 		}
 	}
 	return r.validateTLS()
+}
+
+// MaxOverride is for how long a rule may pass by what a destination publishes, from the
+// moment it is written: partners mend their TLS, and an exception that is forgotten is
+// a hole.
+const MaxOverride = 90 * 24 * time.Hour
+
+// validateOverride checks what of an override does not depend on the time. It is for a
+// domain, or the subdomains of one: Postfix asks for the TLS policy of a next-hop, so an
+// address can't have one of its own, and one for * would switch DANE and MTA-STS off.
+func (r *Rule) validateOverride() error {
+	switch {
+	case !r.Override:
+		return nil
+	case r.Scope != ByRecipient || r.IsAddress():
+		return errors.New("--override belongs to a destination: give it to a domain, not to an address or a sender")
+	case r.Pattern == "*":
+		return errors.New("--override for * would switch DANE and MTA-STS off: name the domain, or set --dane off, --mta-sts off")
+	case r.Requirement != None:
+		return fmt.Errorf("--override contradicts --require %s: mail that must be encrypted never passes by what a destination publishes", r.Requirement)
+	case strings.TrimSpace(r.Note) == "":
+		return errors.New("--override wants a reason: add --note WHY")
+	case r.Until.IsZero():
+		return errors.New("--override wants an end at most 90 days away: add --until DATE")
+	}
+	return nil
+}
+
+// CheckOverride refuses an override that is being written at now and ends more than
+// [MaxOverride] later. A day names its end, so up to a day more is let through.
+func (r *Rule) CheckOverride(now time.Time) error {
+	if r.Override && r.Until.After(now.Add(MaxOverride+24*time.Hour)) {
+		return fmt.Errorf("--override ends at most 90 days from now: --until %s is too late", r.Until.UTC().Format(time.DateOnly))
+	}
+	return nil
 }
 
 // checkNexthop refuses what Postfix could never reach, since mail would wait
@@ -320,14 +358,14 @@ func (r *Rule) validateTLS() error {
 		return nil
 	}
 	switch {
-	case t.Level == LevelDANE:
-		return errors.New("--level dane: what a destination publishes is heeded without a rule; want may, encrypt, dane-only, verify or secure")
+	case t.Level == LevelDANE || t.Level == LevelDANEOnly:
+		return fmt.Errorf("--level %s: what a destination publishes is heeded without a rule; want may, encrypt, verify or secure", t.Level)
 	case r.Scope != ByRecipient || r.IsAddress():
 		return errors.New("TLS levels belong to a destination: give --level, --match and the like to a domain, not to an address or a sender")
 	case r.Requirement == EscrowOnly:
 		return errors.New("--require escrow never uses TLS: drop --level and the like")
 	case r.Requirement != None && t.Level == LevelMay:
-		return fmt.Errorf("--level may contradicts --require %s: want encrypt, dane-only, verify or secure", r.Requirement)
+		return fmt.Errorf("--level may contradicts --require %s: want encrypt, verify or secure", r.Requirement)
 	case len(t.Match) > 0 && t.Level < LevelVerify:
 		return errors.New("--match needs --level verify or secure")
 	}
