@@ -30,8 +30,8 @@ func (k Kind) Ends() (Kind, bool) {
 	return Kind(what + "-back"), ok
 }
 
-// headline is an alarm in a few words, after "a destination".
-func (k Kind) headline() string {
+// Headline is an alarm in a few words, after "a destination".
+func (k Kind) Headline() string {
 	switch k {
 	case TLSLost:
 		return "has lost its TLS"

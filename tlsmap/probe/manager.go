@@ -333,7 +333,7 @@ func (m *Manager) tell(e *Event) {
 		return
 	}
 	m.metrics.alarms.WithLabelValues(string(e.Kind)).Inc()
-	m.o.Log.Warn("alarm: a destination "+e.Kind.headline(), "dest", e.Dest, "event", e.Kind, "what", e.String())
+	m.o.Log.Warn("alarm: a destination "+e.Kind.Headline(), "dest", e.Dest, "event", e.Kind, "what", e.String())
 }
 
 // alarmed wakes who tells of alarms, if one of events is.
