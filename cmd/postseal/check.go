@@ -228,7 +228,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		}
 	}
 	o := check.Options{Scan: scan.Options{Pause: pause}}
-	o.Prober, err = newProber(cfg, s.helo, log, nil, func(p *probe.Options) {
+	o.Prober, err = newProber(cfg, s, log, nil, func(p *probe.Options) {
 		for _, f := range change {
 			f(p, &o)
 		}

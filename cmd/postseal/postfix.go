@@ -22,7 +22,7 @@ import (
 var postfixSettings = append([]string{
 	"policy-listen", "map-listen", "lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 	"fallback-listen", "reinject-plain", "reinject-secure", "reinject-forced", "notice-relay",
-	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver", "tls-roots",
+	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver", "trusted-resolver", "dane", "tls-roots",
 }, storeSettings...)
 
 func postfixCommand() *cli.Command {
@@ -73,6 +73,7 @@ func postfixOptions(ctx context.Context, c *cli.Context, cfg *config, p *postfix
 		Notice:     cfg.str("notice-relay"),
 		Floor:      ">=" + tlsVersionName(cfg.str("tls-floor")),
 		Triggers:   triggers,
+		DANE:       cfg.str("dane") != "off",
 		NoticeFrom: from,
 		DryRun:     c.Bool("dry-run"),
 		Out:        c.App.Writer,
@@ -173,7 +174,7 @@ func checkPostfix(c *cli.Context) error {
 	if own := cfg.strs("own-domain"); len(own) > 0 {
 		check.Own = postfix.NewStaticDomains(own)
 	}
-	prober, err := newProber(cfg, "", nil, nil)
+	prober, err := newProber(cfg, nil, nil, nil)
 	if err != nil {
 		return err
 	}
@@ -187,6 +188,14 @@ func checkPostfix(c *cli.Context) error {
 	} else if ok {
 		found = append([]postfix.Finding{f}, found...)
 	}
+	trust, err := checkResolvers(c.Context, cfg, p, prober)
+	if err != nil {
+		return err
+	}
+	if len(trust) > 0 && found[0].Severity == postfix.OK {
+		found = nil
+	}
+	found = append(found, trust...)
 	bad := false
 	for _, f := range found {
 		bad = bad || f.Severity == postfix.Leak || f.Severity == postfix.Loop || f.Severity == postfix.Lose

@@ -83,10 +83,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	rules.Store(snapshot)
-	prober, err := newProber(cfg, s.helo, log, reg)
+	prober, err := newProber(cfg, s, log, reg)
 	if err != nil {
 		return err
 	}
+	warnDANE(cfg, s, prober, log)
 	var mapsChanged func() // set where map files are kept
 	postures := probe.NewManager(prober, db, probe.ManagerOptions{
 		OnChange: func() {

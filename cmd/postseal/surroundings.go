@@ -30,6 +30,7 @@ type surroundings struct {
 	origin         string // appended to a bare local part
 	helo           string
 	addsRecipients bool
+	daneOff        string // why Postfix can't verify by TLSA records; "" where it can
 	requeueUID     string
 }
 
@@ -68,6 +69,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	ask("myorigin", func() (e error) { s.origin, e = p.Origin(ctx); return e })
 	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
+	ask("DNSSEC", func() (e error) { s.daneOff, e = p.DANEOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
 	ask("mail_owner", func() error {
 		uid, err := p.MailOwnerUID(ctx)
 		s.requeueUID = strconv.Itoa(uid)
@@ -130,8 +132,9 @@ func tlsRoots(cfg *config) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// newProber makes the prober; change may alter its options.
-func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Registerer, change ...func(*probe.Options)) (*probe.Prober, error) {
+// newProber makes the prober; change may alter its options. s may be nil: nothing is
+// known of a Postfix then.
+func newProber(cfg *config, s *surroundings, log *slog.Logger, reg prometheus.Registerer, change ...func(*probe.Options)) (*probe.Prober, error) {
 	resolver, err := probe.NewResolver(cfg.strs("resolver"))
 	if err != nil {
 		return nil, err
@@ -140,13 +143,31 @@ func newProber(cfg *config, helo string, log *slog.Logger, reg prometheus.Regist
 	if err != nil {
 		return nil, err
 	}
+	if s == nil {
+		s = &surroundings{}
+	}
 	o := probe.Options{
-		Resolver: resolver, HELO: helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
+		Resolver: resolver, HELO: s.helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
+	}
+	if cfg.str("dane") != "off" && s.daneOff == "" {
+		o.Trusts = probe.TrustResolvers(cfg.strs("trusted-resolver"))
 	}
 	for _, f := range change {
 		f(&o)
 	}
 	return probe.NewProber(o)
+}
+
+// warnDANE says where DANE is off although nobody switched it off.
+func warnDANE(cfg *config, s *surroundings, p *probe.Prober, log *slog.Logger) {
+	if cfg.str("dane") == "off" {
+		return
+	}
+	if s.daneOff != "" {
+		log.Warn("DANE is off: Postfix can't verify by TLSA records. See postseal postfix check", "reason", s.daneOff)
+	} else if server := p.Distrusted(); server != "" {
+		log.Warn("DANE is off: a resolver is neither on loopback nor named by trusted-resolver. See postseal postfix check", "resolver", server)
+	}
 }
 
 // remembered is the postures in the database, for commands, which do not look

@@ -118,6 +118,12 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		{id: "must-level", sev: Leak, change: inService("forcedsmtp", "smtp_tls_security_level=dane")},
 		{id: "must-policy", sev: Leak, change: inService("securesmtp", "smtp_tls_policy_maps=socketmap:inet:127.0.0.1:8642:tls-policy")},
 		{id: "must-policy-missing", sev: Lose, change: inService("securesmtp", "smtp_tls_policy_maps=")},
+		{id: "dane-dnssec", sev: Warn, main: "smtp_dns_support_level = enabled\n"},
+		{id: "dane-dnssec", sev: Warn, change: inService("forcedsmtp", "smtp_dns_support_level=")},
+		{id: "dane-dnssec", sev: Warn, main: "smtp_host_lookup = native\n"},
+		{id: "dane-dnssec", sev: Warn, before: "smtp_host_lookup = native\n"},
+		{id: "dane-dnssec", sev: Warn, main: "ignore_mx_lookup_error = yes\n"},
+		{id: "dane-dnssec", sev: Warn, main: "smtp_dns_resolver_options = res_defnames\n"},
 		{id: "must-command", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
 			replace(t, p, "master.cf", "securesmtp unix - - y - - smtp\n", "securesmtp unix - - y - - local\n")
 		}},

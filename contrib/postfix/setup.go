@@ -44,6 +44,7 @@ type Options struct {
 	Floor      string           // least TLS version, as smtp_tls_mandatory_protocols wants it; "" for Postfix's
 	Triggers   *policy.Triggers // nil for none
 	NoticeFrom string           // address that notices come from; "" adds no bounce address
+	DANE       bool             // Postfix is to look TLSA records up
 
 	DryRun bool      // show, and change nothing
 	Out    io.Writer // what is changed is shown here; nil for nowhere
@@ -66,6 +67,7 @@ func DefaultOptions() Options {
 		Forced:   "127.0.0.1:8654",
 		Notice:   "127.0.0.1:8653",
 		Floor:    ">=TLSv1.2",
+		DANE:     true,
 	}
 }
 
@@ -252,6 +254,7 @@ type view struct {
 	EscrowChroot                           string
 	NoticeMilters, NoticePolicyMaps        string
 	Encryption, ForcedTLS, Decide          string
+	DNSSEC                                 bool
 
 	raw      map[string]string
 	services []Service
@@ -269,7 +272,8 @@ func (v *view) look(services []Service) error {
 		return err
 	}
 	v.raw = raw
-	expanded, err := v.p.Params(v.ctx, "relayhost", "content_filter", "smtpd_proxy_filter")
+	expanded, err := v.p.Params(v.ctx, "relayhost", "content_filter", "smtpd_proxy_filter",
+		"smtp_dns_support_level", "disable_dns_lookups", "smtp_host_lookup")
 	if err != nil {
 		return err
 	}
@@ -318,6 +322,14 @@ func (v *view) look(services []Service) error {
 		v.HeaderChecks = filepath.Join(v.dir, headerChecksFile)
 		v.files[headerChecksFile] = v.headerChecks()
 		v.Strip = withNUL(raw["message_strip_characters"])
+	}
+	if v.DANE {
+		// Who has switched DNS off for his mail has reasons.
+		without := expanded["smtp_dns_support_level"] == "disabled" || expanded["disable_dns_lookups"] == "yes" ||
+			!slices.Contains(splitList(expanded["smtp_host_lookup"]), "dns")
+		if v.DNSSEC = !without; without {
+			v.notes = append(v.notes, "this Postfix does not look hosts up in DNS (smtp_dns_support_level, disable_dns_lookups, smtp_host_lookup): it can't verify by TLSA records (DANE), and Postseal does not ask it to")
+		}
 	}
 	if expanded["content_filter"] != "" {
 		v.notes = append(v.notes, "content_filter is set: a FILTER of the policy service goes past it. See postseal postfix check for where the policy service must then stand")
