@@ -70,6 +70,10 @@ func (e *InexpressibleError) Error() string {
 // not name transport_maps, which is the default (transport(5)); in the TLS policy maps
 // they always work.
 //
+// What a destination publishes (DANE, MTA-STS) counts for those whose posture is known, as
+// of the last look. A file can't say "wait", so where mail must wait its line is a policy
+// that no certificate meets.
+//
 // What files do not do: they know the postures of listed domains only (others go by
 // mandatory TLS, and to the escrow through the fallback); a recipient that requires
 // nothing under a rule that does gets the line ":", with which Postfix does not look
@@ -294,8 +298,42 @@ func (w *writer) address(name, pattern, text string) {
 	}
 }
 
+// waiting is the line for a destination whose mail must wait: no certificate can have
+// that name (RFC 6761, section 6.4).
+const waiting = "secure match=waits.postseal.invalid"
+
+// known returns what a destination publishes as of the last look. Nobody waits for a
+// look: what is not known yet counts as not published, as for the destinations that are
+// not in the file at all.
+func (w *writer) known(_ context.Context, dest string) policy.Published {
+	var p policy.Published
+	if !strings.HasPrefix(dest, anyDomain) {
+		p = w.cfg.Engine.Postures.Posture(dest, policy.TLSParams{}).Published
+	}
+	if p.DANE == policy.DANEUnknown {
+		p.DANE = policy.DANEOff
+	}
+	if p.STS == policy.STSUnknown {
+		p.STS = policy.STSOff
+	}
+	return p
+}
+
+// line is the text of a lookup, or the one for mail that waits.
+func line(text string, err error) (string, error) {
+	var wait *waitError
+	if errors.As(err, &wait) {
+		return waiting, nil
+	}
+	return text, err
+}
+
 // tlsFiles lists the domains, parents and next-hops of recipient rules.
 func (w *writer) tlsFiles(ctx context.Context) {
+	files := *w.Server
+	if w.cfg.Published != nil {
+		files.cfg.Published = w.known
+	}
 	rules, now := w.cfg.Engine.Rules(), w.cfg.Engine.Now()
 	keys := make(map[string]bool)
 	var exempt []string // domains whose mail may go in plaintext
@@ -340,7 +378,7 @@ func (w *writer) tlsFiles(ctx context.Context) {
 		// A line for a parent would catch a subdomain that is exempt or own, which no
 		// line of its own could take out again: this map is the second guard only.
 		if key[0] != '.' || !exempts(key) {
-			text, err := w.tlsPolicy(ctx, ask)
+			text, err := line(files.tlsPolicy(ctx, ask))
 			if err != nil {
 				w.fail(fmt.Errorf("tls policy of %s: %w", key, err))
 				return
@@ -349,7 +387,7 @@ func (w *writer) tlsFiles(ctx context.Context) {
 				w.add(MapTLSPolicy, key, text)
 			}
 		}
-		text, err := w.secureTLSPolicy(ctx, ask)
+		text, err := line(files.secureTLSPolicy(ctx, ask))
 		if err != nil {
 			w.fail(fmt.Errorf("tls policy of %s: %w", key, err))
 			return

@@ -98,7 +98,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 func mapConfig(cfg *config, s *surroundings, engine *policy.Engine, pins *escrow.Pins, log *slog.Logger, reg prometheus.Registerer) tlsmap.Config {
 	return tlsmap.Config{
 		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
-		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins, AdminTLS: s.adminTLS(), Log: log, Registerer: reg,
+		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins, AdminTLS: s.adminTLS(), AdminLevel: s.tlsLevel, Log: log, Registerer: reg,
 	}
 }
 

@@ -29,6 +29,7 @@ type surroundings struct {
 	delimiters     policy.Delimiters
 	origin         string // appended to a bare local part
 	helo           string
+	tlsLevel       string // smtp_tls_security_level
 	addsRecipients bool
 	daneOff        string // why Postfix can't verify by TLSA records; "" where it can
 	requeueUID     string
@@ -68,6 +69,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	})
 	ask("myorigin", func() (e error) { s.origin, e = p.Origin(ctx); return e })
 	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
+	ask("smtp_tls_security_level", func() (e error) { s.tlsLevel, e = p.Param(ctx, "smtp_tls_security_level"); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
 	ask("DNSSEC", func() (e error) { s.daneOff, e = p.DANEOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
 	ask("mail_owner", func() error {

@@ -23,7 +23,8 @@ type facts struct {
 }
 
 // Published returns what a destination publishes of how its TLS is to be
-// verified: from memory, or else after lookups that last until ctx is done at most.
+// verified: from memory, or else after lookups, for which it waits until ctx is done or
+// [ManagerOptions.FactsWait] is over.
 // What failed meanwhile leaves what was known before, as long as that promised more.
 // What is not known by then is [policy.DANEUnknown] or [policy.STSUnknown].
 func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
@@ -46,6 +47,8 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 		m.keepFacts(e, r)
 		return nil, nil
 	})
+	ctx, cancel := context.WithTimeout(ctx, m.o.FactsWait)
+	defer cancel()
 	select {
 	case <-got:
 	case <-ctx.Done():

@@ -24,13 +24,14 @@ type ManagerOptions struct {
 	Queue      int           // looks waiting; default 10,000
 	Workers    int           // looks at a time in the background; default 32
 	MaxLook    time.Duration // for one look, waiting for busy hosts included; default 2 min
+	FactsWait  time.Duration // that Published waits for lookups; default 2 s
 
 	// AlarmAfter is how long TLS must have been there for its loss to be an alarm;
 	// default 7 days, negative: however short.
 	AlarmAfter time.Duration
 
-	// OnChange, where set, is called after the state of a destination changed. It
-	// must not block.
+	// OnChange, where set, is called after the state of a destination changed, or what it
+	// publishes. It must not block.
 	OnChange func()
 	// OnAlarm, where set, is called after an alarm was saved. It must not block.
 	OnAlarm func()
@@ -86,6 +87,7 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	o.Queue = cmp.Or(o.Queue, 10_000)
 	o.Workers = cmp.Or(o.Workers, 32)
 	o.MaxLook = cmp.Or(o.MaxLook, 2*time.Minute)
+	o.FactsWait = cmp.Or(o.FactsWait, 2*time.Second)
 	o.AlarmAfter = cmp.Or(o.AlarmAfter, alarmAfterDefault)
 	if o.Log == nil {
 		o.Log = p.o.Log
@@ -284,9 +286,9 @@ func (m *Manager) learn(e *entry, r *Result) {
 	}
 	if old.state != k.state {
 		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state, "to", k.state, "reason", r.Reason)
-		if m.o.OnChange != nil {
-			m.o.OnChange()
-		}
+	}
+	if m.o.OnChange != nil && (old.state != k.state || !samePublished(old.ev.published, k.ev.published)) {
+		m.o.OnChange()
 	}
 	for i := range events {
 		m.tell(&events[i])
