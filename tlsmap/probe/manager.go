@@ -287,7 +287,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 	if old.state != k.state {
 		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state, "to", k.state, "reason", r.Reason)
 	}
-	if m.o.OnChange != nil && (old.state != k.state || !samePublished(old.ev.published, k.ev.published)) {
+	if m.o.OnChange != nil && (old.state != k.state || !old.checked.IsZero() && !samePublished(old.ev.published, k.ev.published)) {
 		m.o.OnChange()
 	}
 	for i := range events {
