@@ -118,10 +118,8 @@ func (s *Server) lookup(name string) (map[uint16][]dns.RR, bool) {
 	if sets, ok := s.records[name]; ok {
 		return sets, true
 	}
-	for known := range s.records {
-		if name == "." || strings.HasSuffix(known, "."+name) {
-			return nil, true
-		}
+	if name == "." || s.below[name] > 0 {
+		return nil, true
 	}
 	for parent := name; ; {
 		_, rest, ok := strings.Cut(parent, ".")

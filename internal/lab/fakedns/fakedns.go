@@ -58,6 +58,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	records map[string]map[uint16][]dns.RR
+	below   map[string]int // how many names with records lie below a name
 	faults  map[key]Fault
 	counts  map[query]int
 	delay   time.Duration
@@ -70,6 +71,7 @@ type Server struct {
 func Start(addr string) (*Server, error) {
 	s := &Server{
 		records: make(map[string]map[uint16][]dns.RR),
+		below:   make(map[string]int),
 		faults:  make(map[key]Fault),
 		counts:  make(map[query]int),
 		signed:  make(map[string]bool),
@@ -147,9 +149,7 @@ func (s *Server) Add(rrs ...string) error {
 	for _, rr := range parsed {
 		h := rr.Header()
 		h.Name = canonical(h.Name)
-		if s.records[h.Name] == nil {
-			s.records[h.Name] = make(map[uint16][]dns.RR)
-		}
+		s.exists(h.Name)
 		s.records[h.Name][h.Rrtype] = append(s.records[h.Name][h.Rrtype], rr)
 	}
 	return nil
@@ -174,9 +174,7 @@ func (s *Server) Set(name, typ string, values ...string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.records[name] == nil {
-		s.records[name] = make(map[uint16][]dns.RR)
-	}
+	s.exists(name)
 	s.records[name][t] = rrs
 	return nil
 }
@@ -186,7 +184,34 @@ func (s *Server) Set(name, typ string, values ...string) error {
 func (s *Server) Remove(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.records, canonical(name))
+	name = canonical(name)
+	if s.records[name] != nil {
+		delete(s.records, name)
+		s.countBelow(name, -1)
+	}
+}
+
+// exists makes a place for the records of a name.
+func (s *Server) exists(name string) {
+	if s.records[name] == nil {
+		s.records[name] = make(map[uint16][]dns.RR)
+		s.countBelow(name, 1)
+	}
+}
+
+// countBelow keeps below, so that a name that does not exist costs no search: there may be
+// a hundred thousand.
+func (s *Server) countBelow(name string, n int) {
+	for at := name; ; {
+		_, rest, ok := strings.Cut(at, ".")
+		if !ok || at == "." {
+			return
+		}
+		if at = rest; at == "" {
+			at = "."
+		}
+		s.below[at] += n
+	}
 }
 
 // Fail makes queries for name and qtype fail; "" is every name and 0 every
