@@ -36,6 +36,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			checkCommand(),
 			explainCommand(),
 			mapCommand(),
+			tlsrptCommand(),
 			escrowCommand(),
 			apiKeyCommand(),
 			postfixCommand(),

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -17,4 +18,10 @@ func crash(point string) {
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // the signal is on its way
 	}
+}
+
+// testNet reports whether an address is of the test bed, which lives on loopback,
+// and is to be taken for a public one. Only test builds (-tags crashpoints) know it.
+func testNet(a netip.Addr) bool {
+	return os.Getenv("POSTSEAL_TEST_NET") != "" && a.IsLoopback()
 }

@@ -83,7 +83,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	rules.Store(snapshot)
-	prober, err := newProber(cfg, s, log, reg)
+	reports, err := newTLSReports(cfg, db, s.helo, log, reg)
+	if err != nil {
+		return err
+	}
+	prober, err := newProber(cfg, s, log, reg, reports.count)
 	if err != nil {
 		return err
 	}
@@ -163,6 +167,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		g.Go(func() error { return named(l.name, l.run(ctx, l.ln)) })
 	}
 	g.Go(func() error { return named("postures", postures.Run(ctx)) })
+	g.Go(func() error { return named("TLS reports", reports.run(ctx)) })
 	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })
 	g.Go(func() error { return named("replies", replier.Run(ctx)) })
 	g.Go(func() error { return named("escrow", vault.Run(ctx)) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"net/mail"
 	"strings"
 	"time"
 )
@@ -18,7 +19,7 @@ func (r *Reporter) message(rep *Report, to string) ([]byte, error) {
 	boundary := "tlsrpt-" + newID()
 	var b bytes.Buffer
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\r\n", args...) }
-	line("From: %s", r.From)
+	line("From: %s", (&mail.Address{Name: r.Name, Address: r.From}).String())
 	line("To: %s", to)
 	line("Subject: Report Domain: %s", rep.Domain)
 	line(" Submitter: %s", r.domain)

@@ -1,6 +1,7 @@
 package tlsrpt
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -43,6 +44,7 @@ type Reporter struct {
 	Store    Store
 	Resolver Resolver
 	From     string // address of reports: From and contact-info
+	Name     string // organization-name; "": the domain of From
 	// Mail hands a message to the mail server. nil means that it has it.
 	Mail func(ctx context.Context, from, to string, message []byte) error
 	// Poster sends reports by HTTPS.
@@ -53,7 +55,7 @@ type Reporter struct {
 	Registerer prometheus.Registerer // nil: no metrics
 
 	once    sync.Once
-	domain  string // of From: organization-name and submitter
+	domain  string // of From, the submitter
 	reports *prometheus.CounterVec
 
 	again map[string]time.Time // by day and domain: when to look its record up again
@@ -208,7 +210,7 @@ func (r *Reporter) document(day, domain string, counts []Count, now time.Time) (
 		end = now.UTC().Truncate(time.Second)
 	}
 	d := &Document{
-		Organization: r.domain, Contact: r.From, ID: newID() + "@" + r.domain,
+		Organization: cmp.Or(r.Name, r.domain), Contact: r.From, ID: newID() + "@" + r.domain,
 		Range: DateRange{start, end}, Policies: []PolicyResults{},
 	}
 	return d, d.fill(counts)
