@@ -36,6 +36,8 @@ type Fallback struct {
 
 	mu      sync.Mutex
 	lacking map[policy.Address]time.Time // recipients without the passphrase that a rule demands
+
+	unverified unverified
 }
 
 // NewFallback makes the fallback.
@@ -163,6 +165,9 @@ func (f *Fallback) look(ctx context.Context, s *session, a *policy.Answer, rcpt 
 		s.log.Warn("destination can't be looked at", "dest", dest, "error", err)
 		return p, reply(451, "4.4.3", "%s can't be looked at for now", dest)
 	}
+	if f.unverifiable(ctx, dest, demand, &p) {
+		p.State = policy.Broken
+	}
 	switch p.State {
 	case policy.Absent, policy.Broken:
 		if p.InGrace(f.cfg.Now(), f.cfg.Grace) {
@@ -182,6 +187,9 @@ func (f *Fallback) look(ctx context.Context, s *session, a *policy.Answer, rcpt 
 			return p, reply(556, "5.1.10", "%s takes no mail (null MX)", dest)
 		}
 		return p, reply(550, "5.1.2", "%s does not exist, or has no mail server", dest)
+	}
+	if w := policy.ProofTLS(dest, demand, p.Published).Wait; w != "" && p.Published.DANE != policy.DANEUnknown {
+		return p, reply(451, "4.7.5", "The message waits for verified TLS: %s", w)
 	}
 	return p, reply(451, "4.4.3", "It is not known how %s takes mail", dest)
 }

@@ -35,6 +35,10 @@ func (p *fakeProber) NullMX(ctx context.Context, domain string) bool {
 	return strings.HasPrefix(domain, "null")
 }
 
+func (p *fakeProber) Answers(ctx context.Context, dest string) bool {
+	return !strings.HasPrefix(dest, "silent")
+}
+
 func (b *bed) fallback() (*Fallback, *fakeProber) {
 	now := time.Now()
 	p := &fakeProber{state: map[string]policy.Posture{
@@ -50,6 +54,11 @@ func (b *bed) fallback() (*Fallback, *fakeProber) {
 		"longgone.example":  {State: policy.Absent, Lost: now.Add(-2 * time.Hour)},
 		"strange.example":   {State: policy.State(77)},
 		"absent.b.example":  {State: policy.Absent},
+		"stsgone.example":   {Published: policy.Published{DANE: policy.DANENone, STS: policy.STSFailed}},
+		"silent.example":    {Published: policy.Published{DANE: policy.DANENone, STS: policy.STSFailed}},
+		"asking.example":    {Published: policy.Published{DANE: policy.DANENone, STS: policy.STSUnknown}},
+		"bogus.example":     {Published: policy.Published{DANE: policy.DANEFailed, STS: policy.STSNone}},
+		"mismatch.example":  {State: policy.Broken, Published: policy.Published{DANE: policy.DANEFull, STS: policy.STSNone}},
 		"secondone.example": {State: policy.Absent},
 	}}
 	b.cfg.Prober = p
@@ -351,4 +360,48 @@ func TestSplitterAndFallbackShareWhatIsInHand(t *testing.T) {
 	}
 	close(out)
 	wantCodes(t, <-done, "250 2.0.0")
+}
+
+// TestFallbackAndVerifiedTLS: verified TLS that can't be had counts as broken after the
+// grace period, if somebody answers; what is only not known waits for ever.
+func TestFallbackAndVerifiedTLS(t *testing.T) {
+	b := newBed(t, true)
+	now := time.Now()
+	var mu sync.Mutex
+	b.cfg.Now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	_, p := b.fallback()
+	c := b.dial()
+	c.cmd("EHLO test", "250")
+	c.cmd("MAIL FROM:<s@s.example>", "250")
+	c.cmd("RCPT TO:<fallback@mismatch.example>", "250") // looked at, and refused for good
+	c.cmd("RSET", "250")
+	after := func(d time.Duration, want map[string]string) {
+		t.Helper()
+		mu.Lock()
+		now = now.Add(d)
+		mu.Unlock()
+		for rcpt, code := range want {
+			c.cmd("MAIL FROM:<s@s.example>", "250")
+			c.cmd("RCPT TO:<"+rcpt+">", code)
+			c.cmd("RSET", "250")
+		}
+	}
+	waits := map[string]string{
+		"fallback@stsgone.example": "451 4.7.5", "fallback@silent.example": "451 4.7.5",
+		"fallback@asking.example": "451 4.7.5", "fallback@bogus.example": "451 4.4.3", "forced@stsgone.example": "451 4.7.4",
+	}
+	after(0, waits)
+	after(b.cfg.Grace-time.Second, waits)
+	waits["fallback@stsgone.example"] = "250"
+	after(2*time.Second, waits)
+	// The policy is there again, and gone once more: the time starts anew.
+	gone := p.state["stsgone.example"]
+	p.mu.Lock()
+	p.state["stsgone.example"] = policy.Posture{State: policy.Works}
+	p.mu.Unlock()
+	after(0, map[string]string{"fallback@stsgone.example": "451 4.4.1"})
+	p.mu.Lock()
+	p.state["stsgone.example"] = gone
+	p.mu.Unlock()
+	after(b.cfg.Grace, map[string]string{"fallback@stsgone.example": "451 4.7.5"})
 }

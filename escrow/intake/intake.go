@@ -70,6 +70,13 @@ type NullMXer interface {
 	NullMX(ctx context.Context, domain string) bool
 }
 
+// Answerer is what a [Prober] may add: whether some mail host of a destination answered
+// at the last look, whatever its TLS is worth. Without it nobody knows, and what can't be
+// verified waits.
+type Answerer interface {
+	Answers(ctx context.Context, dest string) bool
+}
+
 // Config is what splitter and fallback need. Decider, Vault, Ledger and the
 // addresses of re-injection are needed, Prober for the fallback alone.
 type Config struct {

@@ -56,6 +56,9 @@ type TLSDemand struct {
 	// Wait, if not empty, says why nothing may be delivered now; TLSParams are then the
 	// rule's, at least encrypt for required mail.
 	Wait string
+	// Hopeless says of a Wait that no lookup going on will end it: the policy can't be had,
+	// or rule and policy contradict each other.
+	Hopeless bool
 }
 
 // None reports whether nothing at all is demanded: there is no policy to answer with.
@@ -161,6 +164,7 @@ func DemandTLS(in TLSInput) TLSDemand {
 			if len(both) == 0 {
 				d.Wait = fmt.Sprintf("the MTA-STS policy of %s names %s, and its rule %s: no certificate can meet both",
 					in.Domain, few(patterns), few(in.Rule.names(in.Domain)))
+				d.Hopeless = true
 				return d
 			}
 			patterns = both
@@ -176,6 +180,7 @@ func DemandTLS(in TLSInput) TLSDemand {
 	case STSFailed:
 		if in.Required && !named {
 			d.Wait = fmt.Sprintf("%s may have an MTA-STS policy, and it can't be had", in.Domain)
+			d.Hopeless = true
 		}
 	}
 	return d
@@ -188,14 +193,15 @@ type Proof struct {
 	// TLSParams it meets: at verify and secure a trusted chain with one of the
 	// names, and the protocols in any case.
 	TLSParams
-	Wait string // not empty: nobody can say for now; see [TLSDemand.Wait]
+	Wait     string // not empty: nobody can say for now; see [TLSDemand.Wait]
+	Hopeless bool   // see [TLSDemand.Hopeless]
 }
 
 // ProofTLS returns what a host of domain must show: what [DemandTLS] demands of
 // required mail, with DANE and names apart, since a probe can ask for both.
 func ProofTLS(domain string, rule TLSParams, p Published) Proof {
 	d := DemandTLS(TLSInput{Domain: domain, Rule: rule, Required: true, Published: p, RuleMet: true})
-	proof := Proof{DANE: d.Level == LevelDANEOnly, TLSParams: d.TLSParams, Wait: d.Wait}
+	proof := Proof{DANE: d.Level == LevelDANEOnly, TLSParams: d.TLSParams, Wait: d.Wait, Hopeless: d.Hopeless}
 	if proof.DANE {
 		proof.Level = LevelEncrypt
 		if rule.Level >= LevelVerify {
