@@ -134,6 +134,7 @@ type Destination struct {
 
 // DestinationQuery asks for destinations. The zero value asks for all.
 type DestinationQuery struct {
+	Exactly  string       // this one alone
 	Contains string       // within the name
 	State    policy.State // only those of State
 	HasState bool
@@ -149,6 +150,10 @@ func (db *DB) Destinations(ctx context.Context, q DestinationQuery) ([]Destinati
 		(SELECT group_concat(e.kind, ' ') FROM posture_event e WHERE e.dest = posture.dest AND ` + open + `)
 		FROM posture WHERE dest > ?`
 	args := []any{q.After}
+	if q.Exactly != "" {
+		query += ` AND dest = ?`
+		args = append(args, q.Exactly)
+	}
 	if q.Contains != "" {
 		query += ` AND instr(dest, ?) > 0`
 		args = append(args, q.Contains)

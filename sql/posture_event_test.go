@@ -194,6 +194,7 @@ func TestOpenAlarms(t *testing.T) {
 		{DestinationQuery{After: "back.example", Limit: 2}, []string{"calm.example[]", "dane.example[dane-lost]"}},
 		{DestinationQuery{Contains: "a"}, []string{"again.example[tls-lost dane-lost]", "back.example[]", "calm.example[]", "dane.example[dane-lost]", "lost.example[tls-lost]"}},
 		{DestinationQuery{Contains: "%"}, nil},
+		{DestinationQuery{Exactly: "lost.example"}, []string{"lost.example[tls-lost]"}},
 		{DestinationQuery{State: policy.Absent, HasState: true}, []string{"again.example[tls-lost dane-lost]", "lost.example[tls-lost]"}},
 	} {
 		if d := cmp.Diff(tt.want, list(tt.q)); d != "" {

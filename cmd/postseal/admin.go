@@ -16,10 +16,16 @@ type readiness struct {
 	ok   func(context.Context) error
 }
 
+// pages are pages of the admin port.
+type pages interface{ register(*http.ServeMux) }
+
 // adminHandler serves /healthz (the program runs), /readyz (it can do its job)
-// and /metrics, and the API.
-func adminHandler(reg *prometheus.Registry, api http.Handler, checks []readiness) http.Handler {
+// and /metrics, the API, and the pages.
+func adminHandler(reg *prometheus.Registry, api http.Handler, pages pages, checks []readiness) http.Handler {
 	mux := http.NewServeMux()
+	if pages != nil {
+		pages.register(mux)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)

@@ -17,7 +17,7 @@ func TestAdminPort(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	countDecisions(reg)(policy.Escrow)
 	broken := error(nil)
-	h := adminHandler(reg, http.NotFoundHandler(), []readiness{
+	h := adminHandler(reg, http.NotFoundHandler(), nil, []readiness{
 		{"database", func(context.Context) error { return broken }},
 		{"outbox", func(context.Context) error { return nil }},
 	})

@@ -34,6 +34,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			triggerCommand(),
 			recipientCommand(),
 			checkCommand(),
+			postureCommand(),
 			explainCommand(),
 			mapCommand(),
 			tlsrptCommand(),

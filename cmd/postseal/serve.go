@@ -93,7 +93,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 	warnDANE(cfg, s, prober, log)
 	var mapsChanged func() // set where map files are kept
+	alarms := newAlarms(cfg, db, from, s.helo, log, reg)
 	postures := probe.NewManager(prober, db, probe.ManagerOptions{
+		AlarmAfter: max(cfg.duration("alarm-after"), 1), // 0 would be the default
+		OnAlarm:    alarms.Wake,
 		OnChange: func() {
 			if mapsChanged != nil {
 				mapsChanged()
@@ -145,7 +148,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if parts.api, err = newAPI(cfg, db, from, s.helo, log, reg); err != nil {
 		return err
 	}
-	parts.admin = adminHandler(reg, parts.api, []readiness{
+	parts.admin = adminHandler(reg, parts.api, &destinationPages{db, cfg.str("admin-listen")}, []readiness{
 		{"database", db.Writable},
 		{"keys", func(context.Context) error { return nil }}, // serve does not start without
 		{"outbox", func(ctx context.Context) error {
@@ -168,6 +171,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 	g.Go(func() error { return named("postures", postures.Run(ctx)) })
 	g.Go(func() error { return named("TLS reports", reports.run(ctx)) })
+	g.Go(func() error { return named("alarms", alarms.Run(ctx)) })
 	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })
 	g.Go(func() error { return named("replies", replier.Run(ctx)) })
 	g.Go(func() error { return named("escrow", vault.Run(ctx)) })

@@ -22,6 +22,7 @@ import (
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/words"
 	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/tlsmap/alarm"
 )
 
 // defaultConfig is read where it exists and --config does not name another.
@@ -73,7 +74,7 @@ func settings() []setting {
 		{name: "probe-from", usage: "local `ADDRESS` of the probe's connections, one for each family (default: Postfix's smtp_bind_address and smtp_bind_address6)", many: true, check: checkAddress},
 		{name: "alarm-after", usage: "how long a destination must have had TLS for its loss to be an alarm", value: "7d", check: checkDuration},
 		{name: "alarm-mail", usage: "who gets a mail of an alarm, `ADDRESS`", check: checkMailbox},
-		{name: "alarm-webhook", usage: "an `URL` that alarms are posted to, as JSON", check: checkURL},
+		{name: "alarm-webhook", usage: "an `URL` that alarms are posted to, as JSON: https, or http to this host itself", check: checkWebhook},
 		{name: "tlsrpt-from", usage: "send daily reports of TLS failures (RFC 8460) from this `ADDRESS` (default: none are sent)", check: checkMailbox},
 		{name: "tlsrpt-attributes", usage: "tell Postfix (3.10 or later, with smtp_tlsrpt_enable) what its own reports need: on or off", value: "off", check: checkOneOf("on", "off")},
 		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true, check: checkOwnDomain},
@@ -453,6 +454,13 @@ func checkURL(s string) error {
 		return fmt.Errorf("%q: want https://HOST[:PORT][/PATH]", s)
 	}
 	return nil
+}
+
+func checkWebhook(s string) error {
+	if s == "" {
+		return nil
+	}
+	return alarm.CheckURL(s)
 }
 
 // lookupEnv is os.LookupEnv, but an empty variable counts as unset.

@@ -79,6 +79,7 @@ func TestBadSettings(t *testing.T) {
 		{"a delimiter", []string{"--recipient-delimiter", "a"}, "want punctuation"},
 		{"a resolver", []string{"--resolver", "8.8.8.8"}, "want HOST:PORT"},
 		{"a proxy", []string{"--portal-proxy", "here"}, "want an address or a network"},
+		{"a webhook in clear", []string{"--alarm-webhook", "http://hooks.example/x"}, "by http only to this host itself"},
 		{"a portal address", []string{"--portal-url", "portal.example"}, "want https://"},
 	}
 	for _, tt := range tests {

@@ -181,7 +181,7 @@ func (r remembered) Posture(dest string, _ policy.TLSParams) policy.Posture { re
 func loadRemembered(ctx context.Context, db *sql.DB) (remembered, error) {
 	m := make(remembered)
 	err := db.LoadPostures(ctx, func(r probe.Record) error {
-		m[r.Dest] = policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost}
+		m[r.Dest] = policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost, Since: r.Since, Alarmed: r.Alarmed()}
 		return nil
 	})
 	return m, err

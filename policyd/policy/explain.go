@@ -58,7 +58,24 @@ func Explain(in Input, v Verdict) []string {
 	case Conflict:
 		say("nothing is left: %s", ConflictText(in))
 	}
+	if s := in.Posture.lostText(); s != "" && v.Reason != OwnDomain {
+		say("%s", s)
+	}
 	return why
+}
+
+// lostText tells of TLS that a destination had and has not any more; "" where it is
+// not so.
+func (p Posture) lostText() string {
+	if p.Lost.IsZero() || p.Since.IsZero() {
+		return ""
+	}
+	at := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	s := fmt.Sprintf("the destination had TLS from %s to %s, and was found without since %s: it may have been removed, or stripped on the way", at(p.Since), at(p.Worked), at(p.Lost))
+	if p.Alarmed.IsZero() {
+		return s
+	}
+	return s + fmt.Sprintf("; an alarm was raised on %s (it weakens nothing)", at(p.Alarmed))
 }
 
 func describe(p Posture) string {

@@ -1,6 +1,8 @@
 package probe
 
 import (
+	"bytes"
+	"encoding/json"
 	"time"
 
 	"github.com/postseal/postseal/policyd/policy"
@@ -209,4 +211,16 @@ func (r *Result) stsOutcome(floor uint16) (outcome, string) {
 		return saysGone, "the policy demands nothing any more"
 	}
 	return says0, ""
+}
+
+// Alarmed returns when a loss that has not ended became an alarm; zero: there is none.
+func (r *Record) Alarmed() time.Time {
+	if !bytes.Contains(r.Result, []byte(`"alarm"`)) { // hardly ever: spare the parsing
+		return time.Time{}
+	}
+	var kept struct{ Kept Kept }
+	if json.Unmarshal(r.Result, &kept) != nil {
+		return time.Time{}
+	}
+	return alarmed(kept.Kept.Watch)
 }
