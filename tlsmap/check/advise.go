@@ -63,7 +63,7 @@ func Advise(r *Report) []Advice {
 }
 
 func (d *adviser) domain(r *Report) {
-	if r.State == policy.NoMail || r.Domain == "" {
+	if r.State == policy.NoMail || !r.named() {
 		return
 	}
 	if r.ImplicitMX {
@@ -265,7 +265,7 @@ func (d *adviser) scan(about string, s *scan.Result) {
 
 // published looks at DANE, MTA-STS and TLSRPT of the domain.
 func (d *adviser) published(r *Report) {
-	if r.Class <= ClassNone || r.Domain == "" {
+	if r.Class <= ClassNone || !r.named() {
 		return
 	}
 	enforced := r.DANE == policy.DANEFull || r.STS != nil && r.STS.State == policy.STSEnforce

@@ -2,6 +2,7 @@ package check
 
 import (
 	"crypto/x509"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -18,7 +19,7 @@ import (
 type Report struct {
 	Asked      string           `json:"asked"`       // as typed
 	Dest       string           `json:"destination"` // looked at: the domain, or a next-hop by rule or routing
-	Domain     string           `json:"domain"`      // of the lookups; "" for an address literal
+	Domain     string           `json:"domain"`      // of the lookups; the address for an address literal
 	Class      Class            `json:"class"`
 	Reason     string           `json:"reason"` // of the class
 	State      policy.State     `json:"state"`  // by the TLS floor alone
@@ -135,6 +136,13 @@ func others(r *probe.Result, mx *probe.MXResult, a *Address, describe Describer,
 
 // Result is what the prober found, as it found it.
 func (r *Report) Result() *probe.Result { return r.result }
+
+// named reports whether the destination has a name: an address literal publishes
+// nothing.
+func (r *Report) named() bool {
+	_, err := netip.ParseAddr(r.Domain)
+	return r.Domain != "" && err != nil
+}
 
 // daysLeft counts whole days.
 func daysLeft(end, now time.Time) int {

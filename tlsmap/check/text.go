@@ -312,7 +312,7 @@ func strengthColor(s scan.Strength) color {
 
 // published writes what DNS and the web say of the domain.
 func (w *writer) published(r *Report) {
-	if r.Domain == "" || r.State == policy.NoMail {
+	if !r.named() || r.State == policy.NoMail {
 		return
 	}
 	dnssec := "the MX answer is not authenticated"
