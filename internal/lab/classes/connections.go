@@ -52,6 +52,11 @@ func connections() []Class {
 			// The notice to the sender is to own.example, so nothing else comes here.
 			Build: acts(fakesmtp.Behaviour{Recipients: map[string]string{"*": "550 5.1.1 no such user"}}),
 		},
+		{
+			Name: "refused-address", What: "TLS works, the address is refused (501 5.1.3)", State: "works", Finger: Untrusted,
+			Mail: Bounces, Encryption: Bounces, TLS: Bounces, Says: "501",
+			Build: acts(fakesmtp.Behaviour{Recipients: map[string]string{"*": "501 5.1.3 bad address"}}),
+		},
 		good("ipv6-only", "IPv6 alone", func(w *World) error {
 			return errors.Join(w.serve(fakesmtp.Behaviour{Name: w.MX()}, true), w.mx(w.MX()))
 		}),

@@ -24,7 +24,8 @@ func handshakes() []Class {
 	inject.State = "broken"
 	return []Class{
 		c454,
-		broken("starttls-502", "STARTTLS is answered 502", "502", fakesmtp.Behaviour{StartReply: "502 5.5.1 not now"}),
+		broken("starttls-502", "STARTTLS is answered 502: for Postfix a reason to give up, so securesmtp takes it for 452", "refused to start TLS: 452", fakesmtp.Behaviour{StartReply: "502 5.5.1 not now"}),
+		broken("starttls-554", "STARTTLS is answered 554 TLS currently unavailable", "refused to start TLS: 454", fakesmtp.Behaviour{StartReply: "554 5.7.3 TLS currently unavailable"}),
 		broken("tls-alert", "the handshake ends in an alert", "TLS", fakesmtp.Behaviour{Handshake: fakesmtp.HandshakeAlert}),
 		broken("tls-close", "the handshake ends in a closed connection", "TLS", fakesmtp.Behaviour{Handshake: fakesmtp.HandshakeClose}),
 		broken("tls-garbage", "the handshake is answered in plaintext", "TLS", fakesmtp.Behaviour{Handshake: fakesmtp.HandshakeGarbage}),
