@@ -32,6 +32,22 @@ func (s *Server) TLS(ctx context.Context, mapName, key string) (TLSAnswer, error
 	return s.opportunistic(ctx, key)
 }
 
+// TLSGiven is TLS for a posture that the caller knows: what the destination publishes is
+// not looked up.
+func (s *Server) TLSGiven(ctx context.Context, mapName, key string, p policy.Posture) (TLSAnswer, error) {
+	given, engine := *s, *s.cfg.Engine
+	engine.Postures = givenPosture{p}
+	given.cfg.Engine = &engine
+	if s.cfg.Published != nil {
+		given.cfg.Published = func(context.Context, string) policy.Published { return p.Published }
+	}
+	return given.TLS(ctx, mapName, key)
+}
+
+type givenPosture struct{ p policy.Posture }
+
+func (g givenPosture) Posture(string, policy.TLSParams) policy.Posture { return g.p }
+
 // tlsPolicy answers for a next-hop of an opportunistic transport: "" where neither a
 // rule nor the destination demands anything.
 func (s *Server) tlsPolicy(ctx context.Context, key string) (string, error) {

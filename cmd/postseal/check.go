@@ -18,6 +18,7 @@ import (
 	"github.com/postseal/postseal/contrib/postfix"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap"
 	"github.com/postseal/postseal/tlsmap/check"
 	"github.com/postseal/postseal/tlsmap/check/scan"
 	"github.com/postseal/postseal/tlsmap/probe"
@@ -177,6 +178,7 @@ func parseQuestion(asked string) (question, error) {
 type checkKit struct {
 	cfg     *config
 	engine  *policy.Engine
+	maps    *tlsmap.Server
 	prober  *probe.Prober
 	checker *check.Checker
 	old     remembered
@@ -201,7 +203,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 	if err != nil {
 		return nil, fmt.Errorf("--pause: %w", err)
 	}
-	k = &checkKit{cfg: cfg, old: remembered{}}
+	k = &checkKit{cfg: cfg}
 	defer func() {
 		if err != nil {
 			k.close()
@@ -223,7 +225,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		if snapshot, err = loadRules(c.Context, cfg, k.db, s.delimiters); err != nil {
 			return nil, err
 		}
-		if k.old, err = loadRemembered(c.Context, k.db); err != nil {
+		if k.old, err = loadRemembered(c.Context, cfg, k.db); err != nil {
 			return nil, err
 		}
 	}
@@ -238,6 +240,11 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		return nil, err
 	}
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
+	maps := mapConfig(cfg, s, k.engine, nil, log, nil)
+	maps.Published = publishedBy(cfg, k.old, o.Prober)
+	if k.maps, err = tlsmap.New(maps); err != nil {
+		return nil, err
+	}
 	k.prober, k.checker = o.Prober, check.New(o)
 	return k, nil
 }
@@ -319,13 +326,15 @@ func (k *checkKit) decide(ctx context.Context, rcpt policy.Address, r *check.Rep
 		return unknown(err)
 	}
 	result := r.Result()
-	fresh := k.old[r.Dest]
-	fresh.State, fresh.Checked = result.Judge(a.TLS, tlsVersions[k.cfg.str("tls-floor")]), result.Checked
+	fresh := k.old.byDest[r.Dest].Posture
+	floor := tlsVersions[k.cfg.str("tls-floor")]
+	fresh.Published, fresh.RuleMet = result.Published(), result.RuleMet(a.TLS, floor)
+	fresh.State, fresh.Checked = result.Judge(a.TLS, floor), result.Checked
 	if fresh.State == policy.Works {
 		fresh.Worked, fresh.Lost = result.Checked, time.Time{}
 	}
 	q.Fresh = &fresh
-	e, err := explainOne(ctx, k.cfg, k.engine, q)
+	e, err := explainOne(ctx, k.cfg, k.engine, k.maps, q)
 	if err != nil {
 		return unknown(err)
 	}

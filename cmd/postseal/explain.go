@@ -9,6 +9,7 @@ import (
 
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap"
 )
 
 // decideSettings are those that a decision depends on.
@@ -32,9 +33,11 @@ func explainCommand() *cli.Command {
 type explanation struct {
 	Sender      string   `json:"sender"`
 	Recipient   string   `json:"recipient"`
-	Channel     string   `json:"channel"`   // tls, escrow, plain; "conflict"
-	Transport   string   `json:"transport"` // Postfix's transport:nexthop; "" for its own routing
-	TLSPolicy   string   `json:"tls_policy"`
+	Channel     string   `json:"channel"`         // tls, escrow, plain; "conflict"
+	Transport   string   `json:"transport"`       // Postfix's transport:nexthop; "" for its own routing
+	TLSPolicy   string   `json:"tls_policy"`      // as the map answers Postfix; "" for nothing
+	TLSBy       string   `json:"tls_by"`          // whose demand it is: rule, dane, mta-sts, override, floor, table, nothing
+	Waits       string   `json:"waits,omitempty"` // why the map answers "try again later"
 	Destination string   `json:"destination"`
 	Posture     string   `json:"posture"`
 	Verify      string   `json:"verify,omitempty"`   // of the pickup, by rule; "" for the default
@@ -51,11 +54,12 @@ func explain(c *cli.Context) error {
 	if !c.IsSet("sender") || !c.IsSet("recipient") {
 		return errors.New("explain: want --sender A --recipient B")
 	}
-	cfg, db, engine, err := openEngine(c)
+	x, err := openExplainer(c)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer x.db.Close()
+	engine := x.engine
 	q := policy.Question{Login: c.String("login")}
 	if q.Sender, err = policy.ParseAddress(c.String("sender")); err != nil {
 		return fmt.Errorf("--sender: %w", err)
@@ -71,7 +75,7 @@ func explain(c *cli.Context) error {
 		return err
 	}
 	q.Content = policy.Rules(fired)
-	e, err := explainOne(c.Context, cfg, engine, q)
+	e, err := x.explain(c.Context, q)
 	if err != nil {
 		return err
 	}
@@ -83,6 +87,9 @@ func explain(c *cli.Context) error {
 	fmt.Fprintf(out, "channel:     %s\n", e.Channel)
 	fmt.Fprintf(out, "transport:   %s\n", orDash(e.Transport))
 	fmt.Fprintf(out, "tls policy:  %s\n", orDash(e.TLSPolicy))
+	if e.Waits != "" {
+		fmt.Fprintf(out, "waits:       %s\n", e.Waits)
+	}
 	fmt.Fprintf(out, "destination: %s (%s)\n", e.Destination, e.Posture)
 	if p := pickupWords(e.Verify, e.Mode, e.Language); p != "" {
 		fmt.Fprintf(out, "pickup:      %s\n", p)
@@ -118,26 +125,41 @@ func orDash(s string) string {
 	return s
 }
 
-func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, q policy.Question) (explanation, error) {
+// explainOne decides, and asks the TLS map that Postfix would ask for the answer.
+func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, maps *tlsmap.Server, q policy.Question) (explanation, error) {
 	a, err := engine.Decide(ctx, q)
 	if err != nil {
 		return explanation{}, err
 	}
+	posture := a.Input.Posture
+	if q.Fresh != nil {
+		posture = *q.Fresh
+	}
 	e := explanation{
 		Sender: q.Sender.String(), Recipient: q.Recipient.String(), Channel: a.Channel.String(),
 		Transport: a.Transport(a.Nexthop, splitter(cfg)), Destination: a.Destination(q.Recipient),
-		Posture: a.Input.Posture.State.String(), Reasons: policy.Explain(a.Input, a.Verdict),
+		Posture: posture.State.String(), Reasons: policy.Explain(a.Input, a.Verdict), TLSBy: policy.FromNothing.String(),
 		Verify: a.Verify, Mode: a.Mode, Language: a.Language,
 	}
-	switch a.Channel {
-	case 0:
+	name := ""
+	switch {
+	case a.Channel == 0:
 		e.Channel = "conflict"
-	case policy.TLS:
-		t := a.TLS
-		if t.Protocols == "" {
-			t.Protocols = ">=" + tlsVersionName(cfg.str("tls-floor"))
+	case a.Channel == policy.TLS:
+		name = tlsmap.MapSecureTLSPolicy
+	case a.Channel == policy.Plain && a.Reason != policy.OwnDomain:
+		name = tlsmap.MapTLSPolicy
+	}
+	if name != "" {
+		t, err := maps.TLSGiven(ctx, name, e.Destination, posture)
+		if err != nil {
+			return explanation{}, err
 		}
-		e.TLSPolicy = t.PostfixPolicy(policy.LevelEncrypt)
+		e.TLSPolicy, e.TLSBy, e.Waits = t.Text, t.Demand.By.String(), t.Demand.Wait
+		e.Reasons = append(e.Reasons, policy.ExplainTLS(t.Input, t.Demand)...)
+		if t.Admin != "" {
+			e.Reasons = append(e.Reasons, "your own TLS policy table says: "+t.Admin)
+		}
 	}
 	if a.Blocked != "" {
 		e.Reasons = append(e.Reasons, "but it can't go there: "+a.Blocked)
@@ -145,32 +167,67 @@ func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, q polic
 	return e, nil
 }
 
-// openEngine opens the store and makes an engine of what is in it.
-func openEngine(c *cli.Context) (*config, *sql.DB, *policy.Engine, error) {
-	cfg, db, err := openStore(c)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	engine, err := storedEngine(c, cfg, db)
-	if err != nil {
-		db.Close()
-		return nil, nil, nil, err
-	}
-	return cfg, db, engine, nil
+// explainer explains by what is in the database, and what destinations publish now.
+type explainer struct {
+	cfg       *config
+	db        *sql.DB
+	engine    *policy.Engine
+	maps      *tlsmap.Server
+	published func(ctx context.Context, dest string) policy.Published // nil: nothing is heeded
 }
 
-func storedEngine(c *cli.Context, cfg *config, db *sql.DB) (*policy.Engine, error) {
-	s, err := askPostfix(c.Context, cfg, newLog(c.App.ErrWriter, "text"))
+// openExplainer opens the store and makes an engine and maps of what is in it.
+func openExplainer(c *cli.Context) (*explainer, error) {
+	cfg, db, err := openStore(c)
 	if err != nil {
 		return nil, err
 	}
-	snapshot, err := loadRules(c.Context, cfg, db, s.delimiters)
-	if err != nil {
+	x := &explainer{cfg: cfg, db: db}
+	if err := x.open(c); err != nil {
+		db.Close()
 		return nil, err
 	}
-	postures, err := loadRemembered(c.Context, db)
+	return x, nil
+}
+
+func (x *explainer) open(c *cli.Context) error {
+	log := newLog(c.App.ErrWriter, "text")
+	s, err := askPostfix(c.Context, x.cfg, log)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, postures), nil
+	snapshot, err := loadRules(c.Context, x.cfg, x.db, s.delimiters)
+	if err != nil {
+		return err
+	}
+	old, err := loadRemembered(c.Context, x.cfg, x.db)
+	if err != nil {
+		return err
+	}
+	prober, err := newProber(x.cfg, s, log, nil)
+	if err != nil {
+		return err
+	}
+	x.engine = newEngine(x.cfg, s, func() *policy.Snapshot { return snapshot }, old)
+	x.published = publishedBy(x.cfg, old, prober)
+	conf := mapConfig(x.cfg, s, x.engine, nil, log, nil)
+	conf.Published = x.published
+	x.maps, err = tlsmap.New(conf)
+	return err
+}
+
+// explain is explainOne with what the destination publishes, looked up where no look
+// is remembered.
+func (x *explainer) explain(ctx context.Context, q policy.Question) (explanation, error) {
+	a, err := x.engine.Decide(ctx, q)
+	if err != nil {
+		return explanation{}, err
+	}
+	dest := a.Destination(q.Recipient)
+	if q.Fresh == nil && x.published != nil && a.Reason != policy.OwnDomain {
+		p := x.engine.Postures.Posture(dest, a.TLS)
+		p.Published = x.published(ctx, dest)
+		q.Fresh = &p
+	}
+	return explainOne(ctx, x.cfg, x.engine, x.maps, q)
 }

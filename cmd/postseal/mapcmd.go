@@ -69,7 +69,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if err != nil {
 		return err
 	}
-	if m.postures, err = loadRemembered(c.Context, m.db); err != nil {
+	if m.postures, err = loadRemembered(c.Context, m.cfg, m.db); err != nil {
 		return err
 	}
 	engine := newEngine(m.cfg, m.s, func() *policy.Snapshot { return snapshot }, m.postures)
@@ -77,7 +77,12 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if err != nil {
 		return err
 	}
+	prober, err := newProber(m.cfg, m.s, log, nil)
+	if err != nil {
+		return err
+	}
 	conf := mapConfig(m.cfg, m.s, engine, pins, log, nil)
+	conf.Published = publishedBy(m.cfg, m.postures, prober)
 	if haveKeys {
 		from, err := noticeFrom(c.Context, m.cfg)
 		if err != nil {
@@ -96,10 +101,14 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 
 // mapConfig is what every map server needs, bounce addresses aside.
 func mapConfig(cfg *config, s *surroundings, engine *policy.Engine, pins *escrow.Pins, log *slog.Logger, reg prometheus.Registerer) tlsmap.Config {
-	return tlsmap.Config{
+	c := tlsmap.Config{
 		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
-		Floor: tlsVersionName(cfg.str("tls-floor")), Pins: pins, AdminTLS: s.adminTLS(), AdminLevel: s.tlsLevel, Log: log, Registerer: reg,
+		Floor: tlsVersionName(cfg.str("tls-floor")), AdminTLS: s.adminTLS(), AdminLevel: s.tlsLevel, Log: log, Registerer: reg,
 	}
+	if pins != nil {
+		c.Pins = pins
+	}
+	return c
 }
 
 // mapFileOptions says what map files must know that a server asks for.
@@ -167,7 +176,7 @@ func writeMaps(c *cli.Context) error {
 	}
 	defer m.db.Close()
 	m.s.instance.MapDir = c.String("dir")
-	o, err := mapFileOptions(c.Context, m.cfg, m.s, c.String("type"), slices.Sorted(maps.Keys(m.postures)))
+	o, err := mapFileOptions(c.Context, m.cfg, m.s, c.String("type"), slices.Sorted(maps.Keys(m.postures.byDest)))
 	if err != nil {
 		return err
 	}

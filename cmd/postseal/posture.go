@@ -135,10 +135,11 @@ func showPosture(c *cli.Context) error {
 		return err
 	}
 	dest := probe.Key(c.Args().First())
-	cfg, db, engine, err := openEngine(c)
+	x, err := openExplainer(c)
 	if err != nil {
 		return err
 	}
+	db := x.db
 	defer db.Close()
 	all, err := db.Destinations(c.Context, sql.DestinationQuery{Exactly: dest})
 	if err != nil {
@@ -167,7 +168,7 @@ func showPosture(c *cli.Context) error {
 		s.History = append(s.History, eventLine{e.At, e.Kind, e.String(), e.Alarm, e.Told, e.Detail})
 	}
 	if rcpt, err := policy.ParseAddress("someone@" + dest); err == nil && rcpt.Domain != "" && !strings.ContainsAny(dest, "[:") {
-		e, err := explainOne(c.Context, cfg, engine, policy.Question{SenderUnknown: true, Recipient: rcpt})
+		e, err := x.explain(c.Context, policy.Question{SenderUnknown: true, Recipient: rcpt})
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,8 @@ func TestScripts(t *testing.T) {
 			e.Setenv("POSTSEAL_OWN_DOMAIN", "own.example")
 			e.Setenv("POSTSEAL_NOTICE_FROM", "Clinic <postseal@own.example>")
 			e.Setenv("POSTSEAL_POSTFIX_CONFIG_DIR", e.WorkDir+"/no-postfix")
+			e.Setenv("POSTSEAL_DANE", "off") // no DNS is there
+			e.Setenv("POSTSEAL_MTA_STS", "off")
 			e.Setenv("SOON", time.Now().AddDate(0, 0, 60).Format(time.DateOnly))
 			return nil
 		},

@@ -280,7 +280,9 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	maps := mapConfig(cfg, s, engine, pins, log, reg)
 	maps.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
 	maps.Reply = vault.IsReply
-	maps.Published = postures.Published
+	if verifies(cfg) {
+		maps.Published = postures.Published
+	}
 	if p.tls, err = tlsmap.New(maps); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -174,17 +175,61 @@ func warnDANE(cfg *config, s *surroundings, p *probe.Prober, log *slog.Logger) {
 
 // remembered is the postures in the database, for commands, which do not look
 // at destinations by themselves.
-type remembered map[string]policy.Posture
+type remembered struct {
+	byDest map[string]kept
+	floor  uint16
+}
 
-func (r remembered) Posture(dest string, _ policy.TLSParams) policy.Posture { return r[dest] }
+// kept is a posture by the floor alone, and the JSON of the look behind it.
+type kept struct {
+	policy.Posture
+	result []byte
+}
 
-func loadRemembered(ctx context.Context, db *sql.DB) (remembered, error) {
-	m := make(remembered)
+// Posture judges the last look by demand.
+func (r remembered) Posture(dest string, demand policy.TLSParams) policy.Posture {
+	k, ok := r.byDest[dest]
+	if !ok {
+		return policy.Posture{}
+	}
+	p := k.Posture
+	var res probe.Result
+	if json.Unmarshal(k.result, &res) != nil || res.Dest != dest {
+		return p // of an older version: what is published is not known
+	}
+	p.Published, p.RuleMet = res.Published(), res.RuleMet(demand, r.floor)
+	if demand.Level >= policy.LevelVerify || demand.Protocols != "" {
+		p.State = res.Judge(demand, r.floor)
+	}
+	return p
+}
+
+func loadRemembered(ctx context.Context, cfg *config, db *sql.DB) (remembered, error) {
+	m := remembered{make(map[string]kept), tlsVersions[cfg.str("tls-floor")]}
 	err := db.LoadPostures(ctx, func(r probe.Record) error {
-		m[r.Dest] = policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost, Since: r.Since, Alarmed: r.Alarmed()}
+		m.byDest[r.Dest] = kept{policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost, Since: r.Since, Alarmed: r.Alarmed()}, r.Result}
 		return nil
 	})
 	return m, err
+}
+
+// verifies reports whether anything that destinations publish is heeded at all.
+func verifies(cfg *config) bool { return cfg.str("dane") != "off" || cfg.str("mta-sts") != "off" }
+
+// publishedBy returns what destinations publish, as of the last look where there was
+// one, and else looked up: the answers of a server that has just been asked.
+func publishedBy(cfg *config, old remembered, prober *probe.Prober) func(ctx context.Context, dest string) policy.Published {
+	if !verifies(cfg) {
+		return nil
+	}
+	live := probe.NewManager(prober, nil, probe.ManagerOptions{FactsWait: 10 * time.Second})
+	return func(ctx context.Context, dest string) policy.Published {
+		p := old.Posture(probe.Key(dest), policy.TLSParams{}).Published
+		if p.DANE == policy.DANEUnknown || p.STS == policy.STSUnknown {
+			p = live.Published(ctx, dest)
+		}
+		return p
+	}
 }
 
 // newEngine makes the engine that every server and explain answer by.

@@ -132,3 +132,62 @@ func ExplainFired(fired []Fired) []string {
 	}
 	return why
 }
+
+// ExplainTLS returns sentences that say how the demand on a destination's TLS came
+// about. d must be what DemandTLS returned for in, or what was made of it.
+func ExplainTLS(in TLSInput, d TLSDemand) []string {
+	var why []string
+	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
+	dest, p := in.Domain, in.Published
+	switch p.DANE {
+	case DANEFull:
+		say("every mail host of %s has TLSA records (DANE)", dest)
+	case DANEPartial:
+		say("some mail hosts of %s have TLSA records (DANE), others none", dest)
+	case DANEUnusable:
+		say("%s has TLSA records (DANE), and none that can be used: they ask for TLS, and authenticate nobody", dest)
+	case DANEFailed:
+		say("the TLSA records of %s (DANE) are bogus or can't be had", dest)
+	case DANEUnknown:
+		say("it is not known whether %s has TLSA records (DANE)", dest)
+	}
+	switch p.STS {
+	case STSEnforce:
+		s := fmt.Sprintf("the MTA-STS policy of %s is enforced, for %s", dest, few(p.STSMatch))
+		if authenticated := p.DANE == DANEFull || p.DANE == DANEPartial || p.DANE == DANEFailed; authenticated {
+			s += "; DANE goes before it"
+		}
+		say("%s", s)
+	case STSTesting:
+		say("the MTA-STS policy of %s is in testing: failures are reported, nothing is demanded", dest)
+	case STSFailed:
+		s := fmt.Sprintf("%s may have an MTA-STS policy, and it can't be had", dest)
+		if !in.Required {
+			s += ": for mail of which nothing is required that counts as none"
+		}
+		say("%s", s)
+	case STSUnknown:
+		say("it is not known whether %s has an MTA-STS policy", dest)
+	}
+	switch {
+	case in.Override && in.Required:
+		say("the rule's override has no effect: it is for mail of which nothing is required, and this must be encrypted")
+	case in.Override:
+		say("the rule passes by what %s publishes (override); each use is logged", dest)
+	}
+	switch {
+	case d.Wait != "":
+		say("so the mail waits: %s", d.Wait)
+	case d.By == FromDANE && d.Level == LevelDANEOnly:
+		say("so Postfix delivers only to hosts whose certificate matches their TLSA records")
+	case d.By == FromDANE && d.Level == LevelDANE:
+		say("so Postfix goes by the TLSA records of each host (RFC 7672)")
+	case d.By == FromDANE:
+		say("so TLS is mandatory")
+	case d.By == FromSTS:
+		say("so Postfix delivers only to hosts with a trusted certificate for %s", few(d.Match))
+	case d.By == FromAdmin:
+		say("your own TLS policy table settles it")
+	}
+	return why
+}

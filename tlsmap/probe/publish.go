@@ -81,6 +81,9 @@ func (p *Prober) discoverHosts(ctx context.Context, r *Result, d destination, le
 	return true
 }
 
+// Published sums up what a result says of the destination's demands.
+func (r *Result) Published() policy.Published { return r.published() }
+
 // published sums up what a result says of the destination's demands.
 func (r *Result) published() policy.Published {
 	p := policy.Published{DANE: r.DANE}
