@@ -40,8 +40,11 @@ run: build
 	bin/postseal serve --db sqlite:run/postseal.db --key-file run/postseal.key \
 		--own-domain localhost --notice-from postseal@localhost
 
-bench:
-	go test -run '^$$' -bench . -benchmem ./...
+# bench is what docs/bench.md tells of: the program itself beside a bare echo server.
+# BENCH takes its options, such as -only '^map$$' or -rounds 15.
+bench: build
+	@go build -o bin/bench ./internal/lab/bench
+	@bin/bench -postseal bin/postseal $(BENCH)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt: run gofmt -w on these"; exit 1; }
