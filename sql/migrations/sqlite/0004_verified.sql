@@ -8,9 +8,9 @@ CREATE TABLE mta_sts (
     domain     TEXT    NOT NULL PRIMARY KEY, -- policy domain, canonical
     id         TEXT    NOT NULL,             -- of the TXT record that led to it
     policy     BLOB    NOT NULL,             -- as fetched, at most 64 KiB
-    fetched_at INTEGER NOT NULL,             -- when it was last got, or found unchanged
+    fetched_at INTEGER NOT NULL,             -- when it was last got
     expires_at INTEGER NOT NULL,             -- fetched_at and max_age
-    tried_at   INTEGER,                      -- the last refresh that failed
+    failed_at  INTEGER,                      -- since when refreshes fail; NULL: they do not
     error      TEXT    NOT NULL DEFAULT ''   -- and why
 ) STRICT;
 
