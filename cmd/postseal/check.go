@@ -230,13 +230,17 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		}
 	}
 	o := check.Options{Scan: scan.Options{Pause: pause}}
-	o.Prober, err = newProber(cfg, s, log, nil, func(p *probe.Options) {
+	policies := newPolicyReader(cfg, k.db, slog.New(slog.DiscardHandler))
+	o.Prober, err = newProber(cfg, s, log, nil, policies.give, func(p *probe.Options) {
 		for _, f := range change {
 			f(p, &o)
 		}
 		o.Resolver = p.Resolver
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := policies.load(c.Context); err != nil {
 		return nil, err
 	}
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)

@@ -87,8 +87,12 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	prober, err := newProber(cfg, s, log, reg, reports.count)
+	policies := newPolicyKeeper(cfg, db, log, reg)
+	prober, err := newProber(cfg, s, log, reg, reports.count, policies.give)
 	if err != nil {
+		return err
+	}
+	if err := policies.load(ctx); err != nil {
 		return err
 	}
 	warnDANE(cfg, s, prober, log)
@@ -170,6 +174,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		g.Go(func() error { return named(l.name, l.run(ctx, l.ln)) })
 	}
 	g.Go(func() error { return named("postures", postures.Run(ctx)) })
+	g.Go(func() error { return named("MTA-STS policies", policies.run(ctx)) })
 	g.Go(func() error { return named("TLS reports", reports.run(ctx)) })
 	g.Go(func() error { return named("alarms", alarms.Run(ctx)) })
 	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })

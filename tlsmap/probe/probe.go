@@ -120,7 +120,7 @@ func NewProber(o Options) (*Prober, error) {
 	o.MaxHostAddr = cmp.Or(o.MaxHostAddr, maxAddresses)
 	o.Port = cmp.Or(o.Port, 25)
 	if o.Dial == nil {
-		o.Dial = dialer(o.Bind)
+		o.Dial = Dialer(o.Bind)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -152,7 +152,8 @@ func checkHELO(name string) error {
 	return nil
 }
 
-func dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+// Dialer returns a function that connects from the addresses in bind, by family.
+func Dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		d := net.Dialer{KeepAlive: -1}
 		to, err := netip.ParseAddrPort(address)
