@@ -118,6 +118,7 @@ func (s *Server) mandatory(ctx context.Context, key string) (TLSAnswer, error) {
 	}
 	a := TLSAnswer{Input: policy.TLSInput{Domain: policy.CanonicalDomain(hostOf(key)), Required: true}}
 	a.Rule, a.Input.Rule = s.demand(key, a.Input.Domain)
+	a.Input.Override = a.Rule != nil && a.Rule.Override // without effect; explain says so
 	return a, s.finish(ctx, key, &a)
 }
 

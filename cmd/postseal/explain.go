@@ -14,7 +14,7 @@ import (
 
 // decideSettings are those that a decision depends on.
 var decideSettings = append([]string{
-	"own-domain", "secure-subject", "grace", "tls-floor", "resolver", "trusted-resolver", "dane", "mta-sts", "probe-from", "tls-roots", "fallback-listen", "notice-from", "portal-url", "message-lifetime",
+	"own-domain", "secure-subject", "grace", "tls-floor", "resolver", "trusted-resolver", "dane", "mta-sts", "tlsrpt-attributes", "probe-from", "tls-roots", "fallback-listen", "notice-from", "portal-url", "message-lifetime",
 	"lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 }, storeSettings...)
 
@@ -212,6 +212,9 @@ func (x *explainer) open(c *cli.Context) error {
 	x.published = publishedBy(x.cfg, old, prober)
 	conf := mapConfig(x.cfg, s, x.engine, nil, log, nil)
 	conf.Published = x.published
+	if err := reportAttributes(c.Context, x.cfg, s, &conf, old.STS); err != nil {
+		return err
+	}
 	x.maps, err = tlsmap.New(conf)
 	return err
 }

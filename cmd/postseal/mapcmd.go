@@ -83,6 +83,9 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	}
 	conf := mapConfig(m.cfg, m.s, engine, pins, log, nil)
 	conf.Published = publishedBy(m.cfg, m.postures, prober)
+	if err := reportAttributes(c.Context, m.cfg, m.s, &conf, m.postures.STS); err != nil {
+		return err
+	}
 	if haveKeys {
 		from, err := noticeFrom(c.Context, m.cfg)
 		if err != nil {

@@ -142,7 +142,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	replier = &escrow.Replier{Vault: vault, Splitter: dialable(cfg.str("lmtp-listen")), ServerName: s.helo, Registerer: reg, Crash: crash}
 
 	// The servers.
-	parts, err := newParts(cfg, log, reg, s, engine, postures, vault, pins, brands)
+	parts, err := newParts(ctx, cfg, log, reg, s, engine, postures, vault, pins, brands)
 	if err != nil {
 		return err
 	}
@@ -268,7 +268,7 @@ type parts struct {
 	api       http.Handler
 }
 
-func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set) (*parts, error) {
+func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set) (*parts, error) {
 	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter)}
 	err := errors.Join(writableDir("spool-dir", cfg.spoolDir()), writableDir("map-dir", cfg.str("map-dir")))
 	if err != nil {
@@ -287,6 +287,9 @@ func newParts(cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surrou
 	maps.Reply = vault.IsReply
 	if verifies(cfg) {
 		maps.Published = postures.Published
+	}
+	if err := reportAttributes(ctx, cfg, s, &maps, postures.STS); err != nil {
+		return nil, err
 	}
 	if p.tls, err = tlsmap.New(maps); err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"github.com/postseal/postseal/contrib/postfix"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap"
 	"github.com/postseal/postseal/tlsmap/probe"
 )
 
@@ -202,6 +203,44 @@ func (r remembered) Posture(dest string, demand policy.TLSParams) policy.Posture
 		p.State = res.Judge(demand, r.floor)
 	}
 	return p
+}
+
+// STS is the MTA-STS policy of the last look.
+func (r remembered) STS(dest string) *probe.STSResult {
+	var res probe.Result
+	if json.Unmarshal(r.byDest[probe.Key(dest)].result, &res) != nil {
+		return nil
+	}
+	return res.STS
+}
+
+// reportAttributes has the maps tell Postfix what its own TLS reports need, where that
+// is asked for. An older Postfix would take each such answer for a mistake, and mail
+// would wait.
+func reportAttributes(ctx context.Context, cfg *config, s *surroundings, maps *tlsmap.Config, sts func(dest string) *probe.STSResult) error {
+	if cfg.str("tlsrpt-attributes") != "on" {
+		return nil
+	}
+	if s.standalone() {
+		return errors.New("tlsrpt-attributes: on wants a Postfix that can be asked for its version")
+	}
+	v, err := s.instance.Version(ctx)
+	if err != nil {
+		return fmt.Errorf("tlsrpt-attributes: %w", err)
+	}
+	if err := reportsAt(v); err != nil {
+		return err
+	}
+	maps.STS = sts
+	return nil
+}
+
+// reportsAt reports whether a Postfix knows the attributes.
+func reportsAt(v postfix.Version) error {
+	if v.Major < 3 || v.Major == 3 && v.Minor < 10 {
+		return fmt.Errorf("tlsrpt-attributes: on needs Postfix 3.10 or later, and this is %d.%d.%d, which would take every such answer for a mistake and let the mail wait: set it off", v.Major, v.Minor, v.Patch)
+	}
+	return nil
 }
 
 func loadRemembered(ctx context.Context, cfg *config, db *sql.DB) (remembered, error) {

@@ -19,6 +19,7 @@ const (
 // facts is what a destination publishes, as of the last lookup. It is immutable.
 type facts struct {
 	published policy.Published
+	sts       *STSResult // where there is a policy, or may be one
 	until     time.Time
 }
 
@@ -59,6 +60,26 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	return f.published
 }
 
+// STS returns what the last lookup found of the MTA-STS policy of a destination, nil
+// where there is none or nobody has looked. It never waits.
+func (m *Manager) STS(dest string) *STSResult {
+	e := m.mem.get(Key(dest))
+	if e == nil {
+		return nil
+	}
+	if f := e.facts.Load(); f != nil {
+		return f.sts
+	}
+	return nil
+}
+
+func noteworthy(r *STSResult) *STSResult {
+	if r != nil && (r.State == policy.STSEnforce || r.State == policy.STSTesting || r.State == policy.STSFailed) {
+		return r
+	}
+	return nil
+}
+
 // keepFacts remembers what r says of what the destination publishes.
 func (m *Manager) keepFacts(e *entry, r *Result) {
 	p := r.published()
@@ -70,7 +91,7 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 	if old != nil && p.DANE == policy.DANEUnknown {
 		p.DANE = old.published.DANE // DNS failed: never to less than before
 	}
-	e.facts.Store(&facts{p, m.o.Now().Add(life)})
+	e.facts.Store(&facts{p, noteworthy(r.STS), m.o.Now().Add(life)})
 	m.review(e, p)
 }
 
