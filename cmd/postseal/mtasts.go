@@ -44,7 +44,7 @@ func (k *policyKeeper) give(o *probe.Options) {
 	}
 	dial := o.Dial
 	if dial == nil {
-		dial = probe.Dialer(o.Bind)
+		dial = probe.Dialer(o.Bind, o.BindOrAny)
 	}
 	k.o.Source = mtasts.NewFetcher(o.Resolver, o.Roots, dial, 0)
 	if k.cache, k.err = mtasts.NewCache(k.o); k.err == nil {

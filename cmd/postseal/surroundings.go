@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,7 +32,8 @@ type surroundings struct {
 	delimiters     policy.Delimiters
 	origin         string // appended to a bare local part
 	helo           string
-	tlsLevel       string // smtp_tls_security_level
+	client         postfix.Client // how it connects to destinations
+	tlsLevel       string         // smtp_tls_security_level
 	addsRecipients bool
 	daneOff        string // why Postfix can't verify by TLSA records; "" where it can
 	requeueUID     string
@@ -71,6 +73,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	})
 	ask("myorigin", func() (e error) { s.origin, e = p.Origin(ctx); return e })
 	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
+	ask("SMTP client", func() (e error) { s.client, e = p.Client(ctx); return e })
 	ask("smtp_tls_security_level", func() (e error) { s.tlsLevel, e = p.Param(ctx, "smtp_tls_security_level"); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
 	ask("DNSSEC", func() (e error) { s.daneOff, e = p.DANEOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
@@ -151,7 +154,10 @@ func newProber(cfg *config, s *surroundings, log *slog.Logger, reg prometheus.Re
 		s = &surroundings{}
 	}
 	o := probe.Options{
-		Resolver: resolver, HELO: s.helo, TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
+		Resolver: resolver, HELO: cmp.Or(s.client.HELO, s.helo), TLSFloor: tlsVersions[cfg.str("tls-floor")], Roots: roots, Log: log, Registerer: reg,
+	}
+	if err := s.connectAsPostfix(cfg, &o, log); err != nil {
+		return nil, err
 	}
 	if cfg.str("dane") != "off" && s.daneOff == "" {
 		o.Trusts = probe.TrustResolvers(cfg.strs("trusted-resolver"))

@@ -67,8 +67,15 @@ type Options struct {
 	Trusts func(server string) bool
 
 	// Bind is the local address of connections, by family; zero: the system's
-	// choice.
-	Bind []netip.Addr
+	// choice. With BindOrAny a connection that can't be made from there is made from
+	// any address; else the host counts as unreachable.
+	Bind      []netip.Addr
+	BindOrAny bool
+	// Skip are the families whose addresses are not looked up and not tried: the mail
+	// server does not use them. SkipIPv4 and SkipIPv6 exclude each other.
+	SkipIPv4, SkipIPv6 bool
+	// PreferIPv4 puts IPv4 addresses first, as far as limits cut.
+	PreferIPv4 bool
 	// Dial connects to an address and port; default: a plain TCP connection.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -112,6 +119,9 @@ func NewProber(o Options) (*Prober, error) {
 	if err := checkHELO(o.HELO); err != nil {
 		return nil, err
 	}
+	if o.SkipIPv4 && o.SkipIPv6 {
+		return nil, errors.New("no address family is left")
+	}
 	o.TLSFloor = cmp.Or(o.TLSFloor, tls.VersionTLS12)
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
 	o.MaxParallel = cmp.Or(o.MaxParallel, 64)
@@ -120,7 +130,7 @@ func NewProber(o Options) (*Prober, error) {
 	o.MaxHostAddr = cmp.Or(o.MaxHostAddr, maxAddresses)
 	o.Port = cmp.Or(o.Port, 25)
 	if o.Dial == nil {
-		o.Dial = Dialer(o.Bind)
+		o.Dial = Dialer(o.Bind, o.BindOrAny)
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -152,8 +162,9 @@ func checkHELO(name string) error {
 	return nil
 }
 
-// Dialer returns a function that connects from the addresses in bind, by family.
-func Dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, error) {
+// Dialer returns a function that makes TCP connections from these local addresses, one of
+// each family. orAny is Options.BindOrAny.
+func Dialer(bind []netip.Addr, orAny bool) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		d := net.Dialer{KeepAlive: -1}
 		to, err := netip.ParseAddrPort(address)
@@ -165,8 +176,22 @@ func Dialer(bind []netip.Addr) func(context.Context, string, string) (net.Conn, 
 				d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(b, 0))
 			}
 		}
-		return d.DialContext(ctx, network, address)
+		conn, err := d.DialContext(ctx, network, address)
+		if err != nil && orAny && d.LocalAddr != nil && CheckBind(d.LocalAddr.(*net.TCPAddr).AddrPort().Addr()) != nil {
+			d.LocalAddr = nil
+			return d.DialContext(ctx, network, address)
+		}
+		return conn, err
 	}
+}
+
+// CheckBind reports why connections can't be made from a local address.
+func CheckBind(a netip.Addr) error {
+	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, 0)))
+	if err != nil {
+		return fmt.Errorf("no connection can be made from %s: %s", a, reason(err))
+	}
+	return ln.Close()
 }
 
 // Probe looks at a destination now: a domain, domain:port, [host], [host]:port
@@ -350,15 +375,15 @@ func ttlSeconds(a *Answer) int {
 // with Postfix a family whose lookup fails counts for nothing where the other has
 // addresses; else it sets DNSFailed.
 func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr, []*Answer) {
-	types := [...]uint16{dns.TypeAAAA, dns.TypeA}
-	var answers [len(types)]*Answer
-	var errs [len(types)]error
+	types := p.families()
+	answers := make([]*Answer, len(types))
+	errs := make([]error, len(types))
 	var wg sync.WaitGroup
 	for i, t := range types {
 		wg.Go(func() { answers[i], errs[i] = p.o.Resolver.Lookup(ctx, mx.Host, t) })
 	}
 	wg.Wait()
-	var lists [len(types)][]netip.Addr
+	lists := make([][]netip.Addr, len(types))
 	have, authentic := false, true
 	for i, a := range answers {
 		if a == nil {
@@ -386,14 +411,15 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 	}
 	mx.Authentic = have && authentic
 	var found []netip.Addr
-	for i := range max(len(lists[0]), len(lists[1])) {
+	for i, more := 0, true; more; i++ {
+		more = false
 		for _, l := range lists {
 			if i < len(l) {
-				found = append(found, l[i])
+				found, more = append(found, l[i]), true
 			}
 		}
 	}
-	if err := errors.Join(errs[:]...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		mx.DNSFailed = len(found) == 0
 		for _, e := range errs {
 			if e != nil {
@@ -403,11 +429,32 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 		}
 	} else if len(found) == 0 {
 		mx.Error = "no address"
-		if answers[0].NotFound {
-			mx.Error = "no such host"
+		switch {
+		case answers[0].NotFound:
+			mx.Error = noSuchHost
+		case p.o.SkipIPv4:
+			mx.Error = "no IPv6 address, and the mail server does not use IPv4"
+		case p.o.SkipIPv6:
+			mx.Error = "no IPv4 address, and the mail server does not use IPv6"
 		}
 	}
-	return found, answers[:]
+	return found, answers
+}
+
+const noSuchHost = "no such host"
+
+// families are the record types of the addresses that are tried, the first before the
+// others.
+func (p *Prober) families() []uint16 {
+	switch {
+	case p.o.SkipIPv6:
+		return []uint16{dns.TypeA}
+	case p.o.SkipIPv4:
+		return []uint16{dns.TypeAAAA}
+	case p.o.PreferIPv4:
+		return []uint16{dns.TypeA, dns.TypeAAAA}
+	}
+	return []uint16{dns.TypeAAAA, dns.TypeA}
 }
 
 // explain names the host that settled the verdict.

@@ -41,6 +41,10 @@ func (p *Prober) discoverHosts(ctx context.Context, r *Result, d destination, le
 	case d.addr.IsValid():
 		r.Domain = d.addr.String()
 		r.MX = []MXResult{{Addresses: []AddressResult{{Addr: d.addr}}}}
+		if d.addr.Is4() && p.o.SkipIPv4 || d.addr.Is6() && p.o.SkipIPv6 {
+			a := &r.MX[0].Addresses[0]
+			a.State, a.Error = policy.Unreachable, "the mail server does not use addresses of this family"
+		}
 	case d.host:
 		r.MX = []MXResult{{Host: d.name}}
 	default:
@@ -70,7 +74,8 @@ func (p *Prober) discoverHosts(ctx context.Context, r *Result, d destination, le
 		r.MX = r.MX[:maxHosts]
 	}
 	p.addresses(ctx, r, least)
-	if r.ImplicitMX && !r.MX[0].DNSFailed && len(r.MX[0].Addresses) == 0 {
+	other := (p.o.SkipIPv4 || p.o.SkipIPv6) && len(r.MX) > 0 && r.MX[0].Error != noSuchHost // there may be addresses that we do not use
+	if r.ImplicitMX && !r.MX[0].DNSFailed && len(r.MX[0].Addresses) == 0 && !other {
 		r.State, r.Reason = policy.NoMail, "the domain has neither MX nor address"
 		if gone {
 			r.Reason = "no such domain"
