@@ -15,6 +15,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,6 +59,14 @@ type Server struct {
 	sites    map[string]Site
 	certs    map[string]*tls.Certificate
 	requests map[string]int
+	posts    map[string][]Post
+}
+
+// Post is what was posted to a host.
+type Post struct {
+	URL         string // path and query
+	ContentType string
+	Body        []byte
 }
 
 // Start listens on addr (host:port, the port may be 0), and serves until Close.
@@ -66,6 +75,7 @@ func Start(addr string, ca *fakesmtp.CA) (*Server, error) {
 	s := &Server{
 		ca: ca, closing: make(chan struct{}), sites: make(map[string]Site),
 		certs: make(map[string]*tls.Certificate), requests: make(map[string]int),
+		posts: make(map[string][]Post),
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -123,6 +133,31 @@ func (s *Server) Requests(host string) int {
 	return n
 }
 
+// Posts returns what was posted to a host and taken: every path takes posts, and
+// answers as the site says, 201 by default.
+func (s *Server) Posts(host string) []Post {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.posts[strings.ToLower(host)])
+}
+
+// takePost answers a POST.
+func (s *Server) takePost(w http.ResponseWriter, r *http.Request, name string, status int) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, 10<<20))
+	if err != nil {
+		return
+	}
+	if status == 0 {
+		status = http.StatusCreated
+	}
+	if status < 300 {
+		s.mu.Lock()
+		s.posts[name] = append(s.posts[name], Post{r.URL.RequestURI(), r.Header.Get("Content-Type"), body})
+		s.mu.Unlock()
+	}
+	w.WriteHeader(status)
+}
+
 func (s *Server) config(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	name := strings.ToLower(hello.ServerName)
 	s.mu.Lock()
@@ -161,6 +196,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if host, _, err := net.SplitHostPort(r.Host); r.Host != name && (err != nil || host != name) {
 		http.Error(w, "another host than in the handshake", http.StatusMisdirectedRequest)
+		return
+	}
+	if r.Method == http.MethodPost {
+		s.takePost(w, r, name, site.Status)
 		return
 	}
 	if r.URL.Path != PolicyPath || r.Method != http.MethodGet {

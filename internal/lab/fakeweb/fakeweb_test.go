@@ -99,3 +99,42 @@ func TestSites(t *testing.T) {
 		}
 	}
 }
+
+func TestPosts(t *testing.T) {
+	ca, err := fakesmtp.NewCA("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Start("127.0.0.1:0", ca)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	c := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, s.Addr())
+		},
+		TLSClientConfig: &tls.Config{RootCAs: ca.Pool()}, DisableKeepAlives: true,
+	}}
+	post := func(want int) {
+		t.Helper()
+		res, err := c.Post("https://r.example/v1?a=b", "a/b", strings.NewReader("text"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("status %d, want %d", res.StatusCode, want)
+		}
+	}
+	s.Set("r.example", Site{Status: 503})
+	post(503)
+	if got := s.Posts("r.example"); len(got) != 0 {
+		t.Errorf("taken %+v", got)
+	}
+	s.Set("r.example", Site{})
+	post(201)
+	if got := s.Posts("r.example"); len(got) != 1 || got[0].URL != "/v1?a=b" || got[0].ContentType != "a/b" || string(got[0].Body) != "text" {
+		t.Errorf("taken %+v", got)
+	}
+}
