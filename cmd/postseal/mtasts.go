@@ -18,6 +18,8 @@ type policyKeeper struct {
 	o     mtasts.Options
 	cache *mtasts.Cache
 	err   error
+
+	reports *tlsReports // of what could not be fetched; nil: none
 }
 
 // newPolicyKeeper makes a keeper; store may be nil.
@@ -46,7 +48,7 @@ func (k *policyKeeper) give(o *probe.Options) {
 	if dial == nil {
 		dial = probe.Dialer(o.Bind, o.BindOrAny)
 	}
-	k.o.Source = mtasts.NewFetcher(o.Resolver, o.Roots, dial, 0)
+	k.o.Source = k.reports.watch(mtasts.NewFetcher(o.Resolver, o.Roots, dial, 0))
 	if k.cache, k.err = mtasts.NewCache(k.o); k.err == nil {
 		o.STS = k.cache
 	}

@@ -88,6 +88,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 	policies := newPolicyKeeper(cfg, db, log, reg)
+	policies.reports = reports
 	prober, err := newProber(cfg, s, log, reg, reports.count, policies.give)
 	if err != nil {
 		return err

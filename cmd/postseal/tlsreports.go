@@ -13,6 +13,7 @@ import (
 	"github.com/postseal/postseal/internal/relaymail"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/tlsmap/probe"
+	"github.com/postseal/postseal/tlsmap/probe/mtasts"
 	"github.com/postseal/postseal/tlsmap/tlsrpt"
 )
 
@@ -79,6 +80,14 @@ func (t *tlsReports) count(o *probe.Options) {
 	if t != nil {
 		o.Looked = t.counter.Looked
 	}
+}
+
+// watch has what is not fetched of MTA-STS policies counted.
+func (t *tlsReports) watch(src mtasts.Source) mtasts.Source {
+	if t == nil {
+		return src
+	}
+	return t.counter.Watch(src)
 }
 
 // run counts and reports until ctx is done.

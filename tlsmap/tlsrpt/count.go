@@ -62,7 +62,8 @@ func (c *Counter) Looked(r *probe.Result, had []probe.Session) {
 		return // [HOST] or with a port: no policy domain
 	}
 	for i := range r.MX {
-		if mx := &r.MX[i]; mx.TLSA != nil && mx.TLSA.State == policy.DANEFailed {
+		// Where the address cannot be looked up either, DNS is down and not DANE.
+		if mx := &r.MX[i]; mx.TLSA != nil && mx.TLSA.State == policy.DANEFailed && !mx.DNSFailed {
 			c.Add(applied(r, mx), &Failure{Type: DNSSECInvalid, MX: mx.Host, Reason: printable(mx.TLSA.Error)})
 		}
 	}

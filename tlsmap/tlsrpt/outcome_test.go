@@ -164,6 +164,11 @@ func TestLooked(t *testing.T) {
 	if got := count(look(policy.STSNone, policy.DANEFailed, good)); len(got) != 1 || !strings.Contains(got[0], `"dnssec-invalid"`) {
 		t.Errorf("bogus records: %q", got)
 	}
+	down := look(policy.STSNone, policy.DANEFailed, good)
+	down.MX[0].DNSFailed, down.MX[0].Addresses = true, nil
+	if got := count(down); len(got) != 0 {
+		t.Errorf("DNS is down: %q", got)
+	}
 	for _, dest := range []string{"[a.example]", "a.example:587"} {
 		r := look(policy.STSNone, policy.DANENone, good)
 		r.Dest = dest
