@@ -19,6 +19,15 @@ type readiness struct {
 // pages are pages of the admin port.
 type pages interface{ register(*http.ServeMux) }
 
+// allPages are several.
+type allPages []pages
+
+func (all allPages) register(mux *http.ServeMux) {
+	for _, p := range all {
+		p.register(mux)
+	}
+}
+
 // adminHandler serves /healthz (the program runs), /readyz (it can do its job)
 // and /metrics, the API, and the pages.
 func adminHandler(reg *prometheus.Registry, api http.Handler, pages pages, checks []readiness) http.Handler {

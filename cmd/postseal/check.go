@@ -176,13 +176,20 @@ func parseQuestion(asked string) (question, error) {
 // checkKit is what checks need. It works without Postfix and without a database,
 // as on an administrator's own machine: then no rules are known.
 type checkKit struct {
-	cfg     *config
-	engine  *policy.Engine
-	maps    *tlsmap.Server
+	decider
 	prober  *probe.Prober
 	checker *check.Checker
 	old     remembered
 	db      *sql.DB // nil where there is none
+}
+
+// decider says what Postseal would do, by a report of just now.
+type decider struct {
+	cfg    *config
+	engine *policy.Engine
+	maps   *tlsmap.Server // asked for the TLS policy, as Postfix would
+	// known is what was known of a destination before.
+	known func(ctx context.Context, dest string) policy.Posture
 	// without says what is not known here, for the reasons of a decision.
 	without []string
 }
@@ -203,7 +210,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 	if err != nil {
 		return nil, fmt.Errorf("--pause: %w", err)
 	}
-	k = &checkKit{cfg: cfg}
+	k = &checkKit{decider: decider{cfg: cfg}}
 	defer func() {
 		if err != nil {
 			k.close()
@@ -244,6 +251,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		return nil, err
 	}
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
+	k.known = func(_ context.Context, dest string) policy.Posture { return k.old.byDest[dest].Posture }
 	maps := mapConfig(cfg, s, k.engine, nil, log, nil)
 	maps.Published = publishedBy(cfg, k.old, o.Prober)
 	if k.maps, err = tlsmap.New(maps); err != nil {
@@ -294,57 +302,64 @@ func (k *checkKit) askPostfix(ctx context.Context, log *slog.Logger) (*surroundi
 
 // check looks at a destination now, and decides by what it finds.
 func (k *checkKit) check(ctx context.Context, q question, quick bool) *check.Report {
-	dest := q.dest
-	var a policy.Answer
-	var undecided error
-	if dest == "" {
-		dest = q.rcpt.Domain
-		if a, undecided = k.engine.Decide(ctx, policy.Question{SenderUnknown: true, Recipient: q.rcpt}); undecided == nil {
-			dest = a.Destination(q.rcpt)
-		}
-	}
 	look := k.checker.Deep
 	if quick {
 		look = k.checker.Quick
 	}
+	return k.decider.check(ctx, q, look)
+}
+
+// check has look look at a destination, and decides by what it finds.
+func (d *decider) check(ctx context.Context, q question, look func(context.Context, string) *check.Report) *check.Report {
+	if q.dest != "" {
+		r := look(ctx, q.dest)
+		r.Asked = q.asked
+		return r
+	}
+	dest := q.rcpt.Domain
+	a, err := d.engine.Decide(ctx, policy.Question{SenderUnknown: true, Recipient: q.rcpt})
+	if err == nil {
+		dest = a.Destination(q.rcpt)
+	}
 	r := look(ctx, dest)
 	r.Asked = q.asked
-	switch {
-	case q.dest != "":
-	case undecided != nil:
-		r.Decision = &check.Decision{Channel: "unknown", Line: "nobody knows: " + undecided.Error(), Reasons: []string{}}
-	default:
-		r.Decision = k.decide(ctx, q.rcpt, r)
+	if err != nil {
+		r.Decision = undecided(err)
+	} else {
+		r.Decision = d.decide(ctx, q.rcpt, r)
 	}
 	return r
 }
 
+func undecided(err error) *check.Decision {
+	return &check.Decision{Channel: "unknown", Line: "nobody knows: " + err.Error(), Reasons: []string{}}
+}
+
 // decide says what Postseal would do with mail for rcpt, by a report of just now.
-func (k *checkKit) decide(ctx context.Context, rcpt policy.Address, r *check.Report) *check.Decision {
+func (d *decider) decide(ctx context.Context, rcpt policy.Address, r *check.Report) *check.Decision {
 	q := policy.Question{SenderUnknown: true, Recipient: rcpt}
-	unknown := func(err error) *check.Decision {
-		return &check.Decision{Channel: "unknown", Line: "nobody knows: " + err.Error(), Reasons: []string{}}
-	}
-	a, err := k.engine.Decide(ctx, q)
+	a, err := d.engine.Decide(ctx, q)
 	if err != nil {
-		return unknown(err)
+		return undecided(err)
 	}
 	result := r.Result()
-	fresh := k.old.byDest[r.Dest].Posture
-	floor := tlsVersions[k.cfg.str("tls-floor")]
+	fresh := d.known(ctx, r.Dest)
+	floor := tlsVersions[d.cfg.str("tls-floor")]
 	fresh.Published, fresh.RuleMet = result.Published(), result.RuleMet(a.TLS, floor)
 	fresh.State, fresh.Checked = result.Judge(a.TLS, floor), result.Checked
 	if fresh.State == policy.Works {
 		fresh.Worked, fresh.Lost = result.Checked, time.Time{}
 	}
 	q.Fresh = &fresh
-	e, err := explainOne(ctx, k.cfg, k.engine, k.maps, q)
+	e, err := explainOne(ctx, d.cfg, d.engine, d.maps, q)
 	if err != nil {
-		return unknown(err)
+		return undecided(err)
 	}
-	d := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, k.without...)}
-	d.Line = d.Sentence()
-	return d
+	out := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, d.without...)}
+	if out.Line = out.Sentence(); e.Waits != "" {
+		out.Line = "waits: " + e.Waits
+	}
+	return out
 }
 
 // parsePause reads a duration that may be 0.

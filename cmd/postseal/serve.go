@@ -153,7 +153,11 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if parts.api, err = newAPI(cfg, db, from, s.helo, log, reg); err != nil {
 		return err
 	}
-	parts.admin = adminHandler(reg, parts.api, &destinationPages{db, cfg.str("admin-listen")}, []readiness{
+	checks, err := newCheckPage(cfg, s, engine, parts.tls, db, log)
+	if err != nil {
+		return err
+	}
+	parts.admin = adminHandler(reg, parts.api, allPages{&destinationPages{db, cfg.str("admin-listen")}, checks}, []readiness{
 		{"database", db.Writable},
 		{"keys", func(context.Context) error { return nil }}, // serve does not start without
 		{"outbox", func(ctx context.Context) error {

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap"
+	"github.com/postseal/postseal/tlsmap/check"
+	"github.com/postseal/postseal/tlsmap/check/page"
+	"github.com/postseal/postseal/tlsmap/check/scan"
+	"github.com/postseal/postseal/tlsmap/probe"
+)
+
+// checkPage is the checker on the admin port.
+type checkPage struct{ *page.Page }
+
+func (p checkPage) register(mux *http.ServeMux) {
+	mux.Handle("/check", p)
+	mux.Handle("/check/", p)
+}
+
+// newCheckPage makes the page. It has a prober of its own, which connects to public
+// addresses alone, and it reads the postures that mail goes by without a word to who
+// keeps them: whatever is typed there would be looked at from then on.
+func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, log *slog.Logger, change ...func(*probe.Options)) (checkPage, error) {
+	o := check.Options{Scan: scan.Options{Timeout: 5 * time.Second}}
+	var err error
+	o.Prober, err = newProber(cfg, s, log, nil, append(change, func(p *probe.Options) {
+		p.Timeout = 5 * time.Second
+		dial := p.Dial
+		if dial == nil {
+			dial = probe.Dialer(p.Bind)
+		}
+		p.Dial = publicOnly(dial)
+		o.Resolver = p.Resolver
+	})...)
+	if err != nil {
+		return checkPage{}, err
+	}
+	checker := check.New(o)
+	d := &decider{cfg: cfg, engine: engine, maps: maps, known: func(ctx context.Context, dest string) policy.Posture {
+		r, err := db.Posture(ctx, dest)
+		if err != nil || r == nil {
+			return policy.Posture{} // as of a destination seen now for the first time
+		}
+		return policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost, Since: r.Since}
+	}}
+	return checkPage{page.New(page.Options{
+		Listen: cfg.str("admin-listen"),
+		Check: func(ctx context.Context, domain string) *check.Report {
+			return d.check(ctx, question{asked: domain, rcpt: policy.Address{Local: "someone", Domain: domain}}, checker.Deep)
+		},
+	})}, nil
+}
+
+// publicOnly connects to public addresses alone.
+func publicOnly(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		to, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return nil, err
+		}
+		if !page.PublicAddress(to.Addr()) {
+			return nil, fmt.Errorf("%s is no public address: this page does not look at it", to.Addr())
+		}
+		return dial(ctx, network, address)
+	}
+}
