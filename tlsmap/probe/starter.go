@@ -87,12 +87,6 @@ func (p *Prober) Describe(r *Result, mx *MXResult, chain []*x509.Certificate) (c
 	return describe(chain, p.o.Roots, now), a.DANE, a.TLSA
 }
 
-// Dialer is how a prober connects where [Options.Dial] says nothing: from the address
-// of bind that is of the same family, if there is one.
-func Dialer(bind []netip.Addr) func(ctx context.Context, network, address string) (net.Conn, error) {
-	return dialer(bind)
-}
-
 // CheckDestination tells a destination that can be looked at from what is none: a
 // domain, domain:port, [host], [host]:port or an address literal.
 func CheckDestination(dest string) error {
