@@ -36,7 +36,7 @@ func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tls
 		p.Timeout = 5 * time.Second
 		dial := p.Dial
 		if dial == nil {
-			dial = probe.Dialer(p.Bind)
+			dial = probe.Dialer(p.Bind, p.BindOrAny)
 		}
 		p.Dial = publicOnly(dial)
 		o.Resolver = p.Resolver
