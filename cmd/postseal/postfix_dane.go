@@ -37,6 +37,7 @@ func checkResolvers(ctx context.Context, cfg *config, p *postfix.Instance, probe
 	if err != nil {
 		return nil, err
 	}
+	servers := prober.Resolvers()
 	trusts := probe.TrustResolvers(cfg.strs("trusted-resolver"))
 	for _, file := range files {
 		c, err := dns.ClientConfigFromFile(file)
@@ -46,10 +47,29 @@ func checkResolvers(ctx context.Context, cfg *config, p *postfix.Instance, probe
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, s := range slices.Compact(c.Servers) {
-			if !trusts(net.JoinHostPort(s, c.Port)) {
+			if trusts(net.JoinHostPort(s, c.Port)) {
+				servers = append(servers, s)
+			} else {
 				add("dane-postfix-resolver", file, local+file+"; or set trusted-resolver where the road to it is safe",
 					"Postfix asks the resolver %s, which is neither on loopback nor trusted: who is on the road to it can forge the TLSA records that Postfix verifies by", s)
 			}
+		}
+	}
+	seen := make(map[string]bool)
+	for _, s := range servers {
+		if seen[host(s)] {
+			continue
+		}
+		seen[host(s)] = true
+		r, err := probe.NewResolver([]string{s})
+		if err != nil {
+			return nil, err
+		}
+		if a, err := r.Lookup(ctx, ".", dns.TypeNS); err != nil {
+			add("dane-silent", "resolver "+host(s), "", "the resolver does not answer: %v", err)
+		} else if !a.Authentic {
+			add("dane-validation", "resolver "+host(s), "switch DNSSEC validation on there, or ask one that validates",
+				"the resolver does not vouch for the root zone: no TLSA record counts, and destinations with DANE are treated as those without")
 		}
 	}
 	return found, nil

@@ -303,7 +303,7 @@ func TestPublishedChange(t *testing.T) {
 	w.tlsa(1, dane.Record{Usage: 3, Selector: 1, Matching: 1, Data: make([]byte, 32)})
 	w.tlsa(2, dane.Record{Usage: 3, Selector: 1, Matching: 1, Data: make([]byte, 32)})
 	e := m.mem.get("d.example")
-	e.facts.Store(&facts{e.facts.Load().published, time.Time{}}) // it is stale
+	e.facts.Store(&facts{published: e.facts.Load().published}) // it is stale
 	if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEFull {
 		t.Fatal(p)
 	}

@@ -25,6 +25,9 @@ func TrustResolvers(named []string) func(server string) bool {
 	}
 }
 
+// Resolvers returns the resolvers that are asked now, HOST:PORT each.
+func (p *Prober) Resolvers() []string { return p.o.Resolver.Servers() }
+
 // Distrusted returns the first resolver that is asked and not trusted, for which DANE
 // is off; "" where there is none.
 func (p *Prober) Distrusted() string {

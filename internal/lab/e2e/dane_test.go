@@ -158,6 +158,13 @@ func TestDANEOff(t *testing.T) {
 	if out, _ := s.CLI("postfix", "check"); !strings.Contains(out, "DANE is off") || !strings.Contains(out, "other/unix") {
 		t.Errorf("postfix check does not say that DANE is off:\n%s", out)
 	}
+	if out, _ := s.CLI("postfix", "check"); !strings.Contains(out, "does not vouch") {
+		t.Errorf("postfix check does not say that the bed's resolver does not validate the root zone:\n%s", out)
+	}
+	s.DNS.SetAuthentic(true)
+	if out, _ := s.CLI("postfix", "check"); strings.Contains(out, "does not vouch") {
+		t.Errorf("postfix check is not content with a resolver that validates:\n%s", out)
+	}
 	if log := s.Postseal.Log(); !strings.Contains(log, "DANE is off") {
 		t.Error("serve does not say that DANE is off")
 	}
