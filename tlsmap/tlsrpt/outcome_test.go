@@ -1,6 +1,7 @@
 package tlsrpt
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"strings"
 	"testing"
@@ -8,8 +9,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/postseal/postseal/internal/lab/fakesmtp"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/tlsmap/probe"
+	"github.com/postseal/postseal/tlsmap/probe/dane"
 )
 
 var noon = time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
@@ -185,6 +188,52 @@ func TestBanner(t *testing.T) {
 	} {
 		if got := banner(in); got != want {
 			t.Errorf("%q: %q", in, got)
+		}
+	}
+}
+
+// TestDANEReasons: what package dane says of real chains is told apart.
+func TestDANEReasons(t *testing.T) {
+	ca, err := fakesmtp.NewCA("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := dane.Of(ca.Cert, dane.DANETA, dane.SPKI, dane.SHA256)
+	tests := []struct {
+		name   string
+		cert   fakesmtp.CertOptions
+		record dane.Record
+		want   ResultType
+	}{
+		{"in order", fakesmtp.CertOptions{Names: []string{"mx.a.example"}}, root, ""},
+		{"expired", fakesmtp.CertOptions{Names: []string{"mx.a.example"}, Expired: true}, root, CertificateExpired},
+		{"another name", fakesmtp.CertOptions{Names: []string{"x.example"}}, root, CertificateHostMismatch},
+		{"another key", fakesmtp.CertOptions{Names: []string{"mx.a.example"}}, dane.Of(ca.Cert, dane.DANEEE, dane.SPKI, dane.SHA256), TLSAInvalid},
+		{"unusable", fakesmtp.CertOptions{Names: []string{"mx.a.example"}}, dane.Of(ca.Cert, 1, dane.SPKI, dane.SHA256), TLSAInvalid},
+	}
+	for _, tt := range tests {
+		tt.cert.SendRoot = true
+		c, err := ca.Issue(tt.cert)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var chain []*x509.Certificate
+		for _, der := range c.Certificate {
+			x, err := x509.ParseCertificate(der)
+			if err != nil {
+				t.Fatal(err)
+			}
+			chain = append(chain, x)
+		}
+		v := dane.Match([]dane.Record{tt.record}, chain, []string{"mx.a.example"}, time.Now())
+		r := look(policy.STSNone, policy.DANEFull, probe.AddressResult{State: policy.Works, TLS: true, DANE: v.Reason})
+		s := probe.Session{MX: &r.MX[0], Address: &r.MX[0].Addresses[0]}
+		got := ResultType("")
+		if f, ok := outcome(r, s, applied(r, s.MX)); !ok || f != nil {
+			got = f.Type
+		}
+		if got != tt.want {
+			t.Errorf("%s (%s): %q, want %q", tt.name, v.Reason, got, tt.want)
 		}
 	}
 }
