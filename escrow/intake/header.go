@@ -17,6 +17,12 @@ const (
 	maxHops = 50
 )
 
+// RequireTLSHeader is how Postfix (3.11 and later, requiretls_esmtp_header) hands over that
+// a message was sent with REQUIRETLS (RFC 8689): to content filters, and back to itself
+// when they return the message. Its value is "yes". It stays in the message, so that
+// Postfix goes on to demand of the destination what REQUIRETLS says.
+const RequireTLSHeader = "Require-TLS-ESMTP"
+
 // field is one header field as it stands in a message.
 type field struct {
 	name  string
@@ -34,6 +40,7 @@ type header struct {
 	field    func(f field)
 	mark     func(value string) // called for each MarkHeader field
 	hops     int                // Received fields
+	require  bool               // RequireTLSHeader says yes
 	queueID  string             // of the top one
 
 	odd bool // a line before was neither field nor part of one: others see the header end there
@@ -100,6 +107,8 @@ func (h *header) add(text []byte, from int64, cut bool) {
 	switch {
 	case bytes.EqualFold(name, []byte(MarkHeader)):
 		h.mark(strings.Join(strings.Fields(string(value)), " "))
+	case bytes.EqualFold(name, []byte(RequireTLSHeader)):
+		h.require = h.require || bytes.EqualFold(bytes.TrimSpace(value), []byte("yes"))
 	case bytes.EqualFold(name, []byte("Received")):
 		if h.hops++; h.hops == 1 {
 			if m := queueID.FindSubmatch(value); m != nil {

@@ -180,13 +180,18 @@ type message struct {
 	hops    int
 	content []*policy.Rule       // what the triggers require that it sets off
 	marks   []policy.Requirement // genuine ones
+	require bool                 // sent with REQUIRETLS, see RequireTLSHeader
 	edits   []edit               // what is changed before it goes on
 }
 
-// floor returns what the way demands that the message came: the port's requirement
-// and the marks in it. ok is false where they exclude each other.
+// floor returns what the way demands that the message came: the port's requirement,
+// the marks in it, and REQUIRETLS, which counts as the requirement encryption: who writes
+// the field by himself only asks for more. ok is false where they exclude each other.
 func (m *message) floor(port policy.Requirement) (policy.Requirement, bool) {
 	allowed := port.Channels()
+	if m.require {
+		allowed &= policy.Encryption.Channels()
+	}
 	for _, mark := range m.marks {
 		allowed &= mark.Channels()
 	}
@@ -266,7 +271,7 @@ func (s *session) look(m *message, sender policy.Address) error {
 	if err := h.read(body); err != nil {
 		return err
 	}
-	m.hops, m.content = h.hops, policy.Rules(fired)
+	m.hops, m.content, m.require = h.hops, policy.Rules(fired), h.require
 	if m.queueID == "" {
 		m.queueID = h.queueID
 	}

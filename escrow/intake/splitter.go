@@ -169,13 +169,18 @@ func (sp *Splitter) decide(ctx context.Context, s *session, tx *transaction, m *
 	if !possible {
 		floor = policy.EscrowOnly // own recipients get it still
 	}
-	a, err := s.cfg.Decider.Decide(ctx, policy.Question{
-		Sender: tx.sender, Recipient: j.r.addr, Original: j.r.original, Content: m.content, Floor: floor,
-	})
+	q := policy.Question{Sender: tx.sender, Recipient: j.r.addr, Original: j.r.original, Content: m.content, Floor: floor}
+	a, err := s.cfg.Decider.Decide(ctx, q)
 	if err != nil {
 		s.log.Error("no verdict", "error", err, "recipient", j.address, "queue_id", m.queueID)
 		j.end(outcomeError, reply(451, "4.3.0", "No decision can be made for now, try again"))
 		return
+	}
+	if m.require && possible && a.Channel == policy.TLS && a.Reason != policy.OwnDomain {
+		if a, err = s.verified(ctx, q, a); err != nil {
+			j.end(outcomeWait, asReply(err))
+			return
+		}
 	}
 	j.answer = a
 	switch {

@@ -375,6 +375,54 @@ func TestMarksAndSubjects(t *testing.T) {
 	}
 }
 
+// TestRequireTLS: a message that was sent with REQUIRETLS requires encryption, and goes
+// over TLS only where that is verified; the field stays, for Postfix to demand the rest.
+func TestRequireTLS(t *testing.T) {
+	with := func(v string) string { return RequireTLSHeader + ": " + v + "\r\n" + plainText }
+	for _, tt := range []struct {
+		name, text, rcpt, code, way string
+		state                       policy.State
+	}{
+		{"verified", with("yes"), "plain@x.example", "250 2.0.0", "secure", policy.Works},
+		{"in capitals", with("YES "), "plain@x.example", "250 2.0.0", "secure", policy.Works},
+		{"not verified", with("yes"), "plain@x.example", "250 2.0.0", "sealed", policy.Broken},
+		{"no TLS", with("yes"), "plain@x.example", "250 2.0.0", "sealed", policy.Absent},
+		{"not known", with("yes"), "plain@x.example", "451 4.7.30", "", policy.Unknown},
+		{"silent", with("yes"), "plain@x.example", "451 4.7.30", "", policy.Unreachable},
+		{"forced and verified", with("yes"), "forced@x.example", "250 2.0.0", "forced", policy.Works},
+		{"forced, not verified", with("yes"), "forced@x.example", "451 4.7.30", "", policy.Broken},
+		{"always the escrow", with("yes"), "sealed@x.example", "250 2.0.0", "sealed", policy.Works},
+		{"own", with("yes"), "own@own.example", "250 2.0.0", "plain", policy.Broken},
+		{"no", with("no"), "plain@x.example", "250 2.0.0", "plain", policy.Broken},
+		{"in the body", plainText + RequireTLSHeader + ": yes\r\n", "plain@x.example", "250 2.0.0", "plain", policy.Broken},
+		{"TLS-Required: No", "TLS-Required: No\r\n" + plainText, "secure@x.example", "250 2.0.0", "secure", policy.Works},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, true)
+			prober := &fakeProber{state: map[string]policy.Posture{"x.example": {State: tt.state}}}
+			b.cfg.Prober = prober
+			b.splitter(policy.None)
+			wantCodes(t, b.deliver(tt.text, tt.rcpt), tt.code)
+			got := map[string]int{"plain": len(b.plain.messages()), "secure": len(b.secure.messages()), "forced": len(b.forced.messages()), "sealed": len(b.vault.sealed)}
+			for way, n := range got {
+				if want := way == tt.way; (n > 0) != want {
+					t.Errorf("went %v, want %q", got, tt.way)
+				}
+			}
+			for _, m := range append(b.secure.messages(), b.forced.messages()...) {
+				if m.text != tt.text {
+					t.Errorf("the message was changed: %q", m.text)
+				}
+			}
+			for _, a := range prober.asked {
+				if a != "x.example secure 10m0s" {
+					t.Errorf("asked %s", a)
+				}
+			}
+		})
+	}
+}
+
 // A notice is never sealed: the notice of that would come here too, for ever.
 func TestANoticeIsNotSealed(t *testing.T) {
 	b := newBed(t, true)
