@@ -29,10 +29,11 @@ func (p checkPage) register(mux *http.ServeMux) {
 // newCheckPage makes the page. It has a prober of its own, which connects to public
 // addresses alone, and it reads the postures that mail goes by without a word to who
 // keeps them: whatever is typed there would be looked at from then on.
-func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, log *slog.Logger, change ...func(*probe.Options)) (checkPage, error) {
+func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, log *slog.Logger) (checkPage, error) {
 	o := check.Options{Scan: scan.Options{Timeout: 5 * time.Second}}
 	var err error
-	o.Prober, err = newProber(cfg, s, log, nil, append(change, func(p *probe.Options) {
+	policies := newPolicyReader(cfg, db, log)
+	o.Prober, err = newProber(cfg, s, log, nil, func(p *probe.Options) {
 		p.Timeout = 5 * time.Second
 		dial := p.Dial
 		if dial == nil {
@@ -40,8 +41,11 @@ func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tls
 		}
 		p.Dial = publicOnly(dial)
 		o.Resolver = p.Resolver
-	})...)
+	}, policies.give) // last, so that policies are fetched from public addresses alone, too
 	if err != nil {
+		return checkPage{}, err
+	}
+	if err := policies.load(context.Background()); err != nil {
 		return checkPage{}, err
 	}
 	checker := check.New(o)
