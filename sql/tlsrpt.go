@@ -48,8 +48,11 @@ func (db *DB) TLSCounted(ctx context.Context, before string) ([]tlsrpt.Counted, 
 		var c tlsrpt.Counted
 		return &c, r.Scan(&c.Day, &c.Domain, &c.Sessions, &c.Failures)
 	}
+	if before == "" {
+		before = "~" // behind all days
+	}
 	return list(ctx, db, scan, `SELECT day, domain, SUM(sessions), SUM(CASE WHEN outcome = '' THEN 0 ELSE sessions END)
-		FROM tlsrpt_count WHERE ? = '' OR day < ? GROUP BY day, domain ORDER BY day, domain`, before, before)
+		FROM tlsrpt_count WHERE day < ? GROUP BY day, domain ORDER BY day, domain`, before)
 }
 
 // DropTLSCounts deletes the counts of domains of a day.

@@ -44,9 +44,11 @@ func newReporter(cfg *config, store tlsrpt.Store, helo string, log *slog.Logger,
 		if from, err = mail.ParseAddress(s); err != nil {
 			return nil, fmt.Errorf("tlsrpt-from: %w", err)
 		}
-		if a, err := policy.ParseAddress(from.Address); err != nil || a.Domain == "" || !plainASCII(a.String()) {
-			return nil, fmt.Errorf("tlsrpt-from %q: want an address in ASCII", s)
+		a, err := policy.ParseAddress(from.Address)
+		if err != nil || a.Domain == "" || !plainASCII(a.String()) {
+			return nil, fmt.Errorf("tlsrpt-from %q: want an address whose local part is ASCII", s)
 		}
+		from.Address = a.String() // A-labels
 	}
 	resolver, err := probe.NewResolver(cfg.strs("resolver"))
 	if err != nil {

@@ -163,7 +163,7 @@ func showTLSReports(c *cli.Context) error {
 	type shown struct {
 		Domain  string           `json:"domain"`
 		Day     string           `json:"day"`
-		Record  *tlsrpt.Record   `json:"record"` // null: it asks for no reports, see error
+		Record  *tlsrpt.Record   `json:"record"` // null: see error
 		Error   string           `json:"error,omitempty"`
 		Pending *tlsrpt.Document `json:"pending"` // null: nothing is counted
 		Reports []sentReport     `json:"reports"`
@@ -188,18 +188,22 @@ func showTLSReports(c *cli.Context) error {
 	}
 	ask, cancel := context.WithTimeout(c.Context, 10*time.Second)
 	defer cancel()
-	if show.Record, err = tlsrpt.Lookup(ask, reporter.Resolver, show.Domain); err != nil {
-		show.Error = err.Error()
+	var asked error
+	if show.Record, asked = tlsrpt.Lookup(ask, reporter.Resolver, show.Domain); asked != nil {
+		show.Error = asked.Error()
 	}
 	if c.Bool("json") {
 		return printJSON(c, show)
 	}
 	hintReportsOff(c, cfg)
 	out := c.App.Writer
-	if show.Record != nil {
+	switch {
+	case show.Record != nil:
 		fmt.Fprintf(out, "%s asks for reports: %s\n", show.Domain, show.Record.Text)
-	} else {
-		fmt.Fprintf(out, "%s gets no reports: %s\n", show.Domain, show.Error)
+	case errors.Is(asked, tlsrpt.ErrNoRecord):
+		fmt.Fprintf(out, "%s asks for no reports: %s\n", show.Domain, show.Error)
+	default:
+		fmt.Fprintf(out, "nobody knows whether %s asks for reports: %s\n", show.Domain, show.Error)
 	}
 	if show.Pending == nil {
 		fmt.Fprintf(out, "nothing is counted of %s that is not reported\n", day)
