@@ -95,6 +95,14 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 	m.review(e, p)
 }
 
+// remember keeps over a restart that a destination had TLSA records, for as long as
+// nobody could look again. MTA-STS policies are kept by their source.
+func (e *entry) remember(p policy.Published) {
+	if p.DANE == policy.DANEFull || p.DANE == policy.DANEPartial || p.DANE == policy.DANEUnusable {
+		e.facts.Store(&facts{published: policy.Published{DANE: p.DANE}})
+	}
+}
+
 // review has a destination looked at anew that publishes something else than it did at
 // the last look: the posture was judged by that.
 func (m *Manager) review(e *entry, p policy.Published) {

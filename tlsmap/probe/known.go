@@ -40,7 +40,6 @@ type history struct {
 type demanded struct {
 	demand policy.TLSParams
 	history
-	met bool // see evidence.ruleMet
 }
 
 // after is the history that follows from finding state s at now. Only a look
@@ -62,10 +61,11 @@ func (h history) after(s policy.State, now time.Time) history {
 	return h
 }
 
-func (h history) posture(k *known, met bool) policy.Posture {
+// posture is the history as part of k, judged for a rule's demand.
+func (h history) posture(k *known, demand policy.TLSParams, floor uint16) policy.Posture {
 	return policy.Posture{
 		State: h.state, Checked: k.checked, Worked: h.worked, Lost: h.lost, Since: h.since, Alarmed: alarmed(k.watch),
-		Published: k.ev.published, RuleMet: met,
+		Published: k.ev.published, RuleMet: k.ev.ruleMet(demand, floor),
 	}
 }
 
@@ -73,14 +73,14 @@ func (h history) posture(k *known, met bool) policy.Posture {
 // the demand's history is being kept. It does not allocate.
 func (k *known) fresh(demand policy.TLSParams, floor uint16) (p policy.Posture, noted bool) {
 	if plain(demand) {
-		return k.posture(k, k.ev.ruleMet(demand, floor)), true
+		return k.posture(k, demand, floor), true
 	}
 	for i := range k.demands {
 		if d := &k.demands[i]; sameDemand(d.demand, demand) {
-			return d.posture(k, d.met), true
+			return d.posture(k, demand, floor), true
 		}
 	}
-	return k.begin(demand, floor).posture(k, k.ev.ruleMet(demand, floor)), false
+	return k.begin(demand, floor).posture(k, demand, floor), false
 }
 
 // begin is the history of a demand that was not asked for before.
@@ -98,7 +98,7 @@ func (k *known) noting(demand policy.TLSParams, floor uint16) *known {
 	if len(keep) >= maxDemands {
 		keep = keep[1:]
 	}
-	n.demands = append(append([]demanded(nil), keep...), demanded{demand, k.begin(demand, floor), k.ev.ruleMet(demand, floor)})
+	n.demands = append(append([]demanded(nil), keep...), demanded{demand, k.begin(demand, floor)})
 	return &n
 }
 
@@ -119,7 +119,7 @@ func (k *known) learn(r *Result, now time.Time, floor uint16, alarmAfter time.Du
 		n.failures = 0
 	}
 	for _, d := range k.demands {
-		d.history, d.met = d.after(n.ev.judge(d.demand, floor), now), n.ev.ruleMet(d.demand, floor)
+		d.history = d.after(n.ev.judge(d.demand, floor), now)
 		n.demands = append(n.demands, d)
 	}
 	ttl := time.Duration(r.TTL) * time.Second

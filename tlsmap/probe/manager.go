@@ -132,7 +132,7 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 			p.State = policy.Unknown
 		}
 	}
-	if f := e.facts.Load(); f != nil {
+	if f := e.facts.Load(); f != nil && !f.until.IsZero() {
 		p.Published = f.published // as fresh as Postfix's answers
 	}
 	return p
@@ -386,6 +386,7 @@ func (m *Manager) Load(ctx context.Context) error {
 			return nil // looked at already
 		}
 		e.known.Store(k)
+		e.remember(k.ev.published)
 		e.used.Store(k.checked.Unix())
 		k.next = k.expires.Add(-k.expires.Sub(k.checked) / refreshAhead)
 		if kind(k.state) != 0 {

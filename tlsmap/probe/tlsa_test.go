@@ -291,6 +291,34 @@ func (w *daneWorld) replace(host int, o fakesmtp.CertOptions) {
 	w.hosts[host-1].Set(fakesmtp.Behaviour{STARTTLS: true, Certificate: c})
 }
 
+// TestPublishedAfterRestart holds that a restart while DNS fails does not forget that
+// there were TLSA records.
+func TestPublishedAfterRestart(t *testing.T) {
+	w := newDANEWorld(t)
+	w.match(1)
+	w.match(2)
+	store := new(memStore)
+	m := NewManager(w.prober(trustAll), store, ManagerOptions{})
+	if p, _, err := m.Look(t.Context(), "d.example", policy.TLSParams{}, 0); err != nil || p.Published.DANE != policy.DANEFull {
+		t.Fatal(p, err)
+	}
+	w.dns.Fail("d.example", dns.TypeMX, fakedns.Servfail)
+	m = NewManager(w.prober(trustAll), store, ManagerOptions{})
+	if err := m.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	rule := policy.TLSParams{Level: policy.LevelVerify}
+	if p := m.Posture("d.example", rule); p.State != policy.Works || !p.RuleMet || p.Published.DANE != policy.DANEFull {
+		t.Errorf("%+v", p)
+	}
+	if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEFull {
+		t.Errorf("%+v", p)
+	}
+	if p := m.Posture("d.example", rule); p.Published.DANE != policy.DANEFull {
+		t.Errorf("%+v", p)
+	}
+}
+
 // TestPublishedChange holds that a destination is looked at anew when it publishes
 // something else, and that the posture tells it at once.
 func TestPublishedChange(t *testing.T) {

@@ -52,6 +52,7 @@ func TestDANE(t *testing.T) {
 			"domain add second.example --require tls",
 			"domain add unusable.example --require tls",
 			"domain add sealed.example --require encryption",
+			"domain add held.example --require encryption",
 		},
 		Prepare: func(b *lab.Bed) error {
 			match := func(host string) error {
@@ -81,6 +82,8 @@ func TestDANE(t *testing.T) {
 				func() error { return b.Record("_25._tcp.mx1.may-unusable.example", "TLSA", "1"+wrongTLSA[1:]) },
 				func() error { return daneHosts(b, "down.example", lab.Dead, lab.NoTLS) },
 				func() error { return b.Record("_25._tcp.mx1.down.example", "TLSA", wrongTLSA) },
+				func() error { return daneHosts(b, "held.example", lab.Dead, lab.NoTLS) },
+				func() error { return b.Record("_25._tcp.mx1.held.example", "TLSA", wrongTLSA) },
 				func() error { return daneHosts(b, "unusable.example", lab.GoodTLS) },
 				func() error { return b.Record("_25._tcp.mx1.unusable.example", "TLSA", "1"+wrongTLSA[1:]) },
 			} {
@@ -116,6 +119,9 @@ func TestDANE(t *testing.T) {
 	})
 	s.run("a mismatch is sealed where a rule allows the escrow", func(t *testing.T) {
 		s.sealed(s.send("a@own.example", "b@sealed.example"), "b@sealed.example")
+	})
+	s.run("with the host of the records down nothing is sealed", func(t *testing.T) {
+		s.waits(s.send("a@own.example", "b@held.example"), "b@held.example", "")
 	})
 	s.run("records that can't be used demand TLS", func(t *testing.T) {
 		s.arrivesByTLS(s.send("a@own.example", "b@unusable.example"), "b@unusable.example")
