@@ -211,11 +211,11 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		return nil, fmt.Errorf("--pause: %w", err)
 	}
 	k = &checkKit{decider: decider{cfg: cfg}}
-	defer func() {
+	defer func(opened *checkKit) { // not k, which a return of nil has set
 		if err != nil {
-			k.close()
+			opened.close()
 		}
-	}()
+	}(k)
 	if err := k.openDB(c.Context); err != nil {
 		return nil, err
 	}
