@@ -175,7 +175,7 @@ func (c *Cache) ask(ctx context.Context, domain string, urge bool) *probe.STSRes
 	e.used = now
 	inForce := e.inForce(now)
 	fresh := now.Before(e.recheck) && !e.looked.After(now) // after it: the clock was set back
-	enough := inForce || fresh && e.kept == nil && !e.looked.IsZero()
+	enough := inForce || fresh && e.kept == nil && e.state != policy.STSUnknown && e.flight == nil
 	switch {
 	case urge:
 		// A fetch may help, or the record may have changed.
@@ -258,9 +258,12 @@ func (c *Cache) fly(e *entry) *flight {
 		defer cancel()
 		c.refresh(ctx, e)
 		c.mu.Lock()
-		f.r = e.result()
-		if c.base.Err() != nil && !e.inForce(c.o.Now()) {
+		switch {
+		case f.r != nil: // just fetched
+		case c.base.Err() != nil && !e.inForce(c.o.Now()):
 			f.r = &probe.STSResult{State: policy.STSUnknown, Error: "stopped"}
+		default:
+			f.r = e.result()
 		}
 		e.flight, e.urge = nil, false
 		c.mu.Unlock()

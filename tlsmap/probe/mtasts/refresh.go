@@ -19,7 +19,7 @@ func (c *Cache) refresh(ctx context.Context, e *entry) {
 	defer func() {
 		if fault := recover(); fault != nil { // foreign input must not end the program
 			c.o.Log.Error("MTA-STS lookup failed: please report this", "domain", e.domain, "fault", fault, "stack", string(debug.Stack()))
-			c.failed(ctx, e, "", lookupRetry, errors.New("internal fault"))
+			c.failed(ctx, e, "", 0, errors.New("internal fault"))
 		}
 	}()
 	c.restore(ctx, e)
@@ -31,7 +31,7 @@ func (c *Cache) refresh(ctx context.Context, e *entry) {
 		return
 	case err != nil:
 		c.metrics.lookups.WithLabelValues(outcomeDNS).Inc()
-		c.failed(ctx, e, "", lookupRetry, err)
+		c.failed(ctx, e, "", 0, err)
 		return
 	}
 	if !c.wants(ctx, e, id, ttl) {
@@ -41,7 +41,7 @@ func (c *Cache) refresh(ctx context.Context, e *entry) {
 	p, text, err := c.o.Source.Policy(ctx, e.domain)
 	if err != nil {
 		c.metrics.lookups.WithLabelValues(outcomeFailed).Inc()
-		c.failed(ctx, e, id, fetchRetry, err)
+		c.failed(ctx, e, id, ttl, err)
 		return
 	}
 	c.metrics.lookups.WithLabelValues(outcomeFetched).Inc()
@@ -84,15 +84,19 @@ func (c *Cache) wants(ctx context.Context, e *entry, id string, ttl time.Duratio
 	c.expire(e, now)
 	c.looked(e, now, ttl)
 	due := e.kept == nil || id != e.kept.id || !now.Before(e.kept.due) || e.kept.fetched.After(now)
-	if e.urge && ago(now, e.urged) >= urgeEvery {
+	if e.urge {
 		due = true
 		e.urged = now
 	}
 	if due && id == e.failedID && ago(now, e.failed) < retry(fetchRetry, e.fails) {
+		next := e.failed.Add(retry(fetchRetry, e.fails))
+		if next.Before(e.recheck) {
+			e.recheck = next
+		}
 		if e.kept == nil {
 			e.state = policy.STSFailed
 		}
-		c.schedule(e, e.failed.Add(retry(fetchRetry, e.fails)))
+		c.schedule(e, next)
 		c.mu.Unlock()
 		return false // it has failed a moment ago
 	}
@@ -139,8 +143,9 @@ func (c *Cache) absent(ctx context.Context, e *entry, ttl time.Duration, reason 
 	c.stale(ctx, e, now, policy.STSNone, reason, e.recheck) // unlocks
 }
 
-// failed learns that nobody knows, and when to try again.
-func (c *Cache) failed(ctx context.Context, e *entry, id string, first time.Duration, reason error) {
+// failed learns that nobody knows: of a policy with that id, or where that is "", of
+// the record.
+func (c *Cache) failed(ctx context.Context, e *entry, id string, ttl time.Duration, reason error) {
 	if c.base.Err() != nil {
 		return // says nothing of the domain
 	}
@@ -148,13 +153,14 @@ func (c *Cache) failed(ctx context.Context, e *entry, id string, first time.Dura
 	now := c.o.Now()
 	c.expire(e, now)
 	e.fails++
-	next := now.Add(retry(first, e.fails))
+	next := now.Add(retry(lookupRetry, e.fails))
 	if id != "" {
 		e.failed, e.failedID = now, id
-		// The record may get a new id before that.
-		c.looked(e, now, 0)
-	} else {
-		e.looked, e.recheck = now, next
+		next = now.Add(retry(fetchRetry, e.fails))
+	}
+	c.looked(e, now, ttl)
+	if id == "" || next.Before(e.recheck) {
+		e.recheck = next // else the record may get a new id before that
 	}
 	c.stale(ctx, e, now, policy.STSFailed, reason, next) // unlocks
 }
@@ -195,6 +201,9 @@ func (c *Cache) fetched(ctx context.Context, e *entry, id string, ttl time.Durat
 	e.err, e.fails, e.failedID = "", 0, ""
 	c.looked(e, now, ttl)
 	c.schedule(e, k.due)
+	if e.flight != nil {
+		e.flight.r = e.result() // for those who wait, even where it expires at once
+	}
 	c.shrink()
 	c.mu.Unlock()
 	switch {
