@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -190,6 +191,8 @@ type decider struct {
 	maps   *tlsmap.Server // asked for the TLS policy, as Postfix would
 	// known is what was known of a destination before.
 	known func(ctx context.Context, dest string) policy.Posture
+	// mandatory says that main.cf itself demands TLS of all mail.
+	mandatory bool
 	// without says what is not known here, for the reasons of a decision.
 	without []string
 }
@@ -257,6 +260,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 	if k.maps, err = tlsmap.New(maps); err != nil {
 		return nil, err
 	}
+	k.mandatory = mandatory(s.tlsLevel)
 	k.prober, k.checker = o.Prober, check.New(o)
 	return k, nil
 }
@@ -356,10 +360,44 @@ func (d *decider) decide(ctx context.Context, rcpt policy.Address, r *check.Repo
 		return undecided(err)
 	}
 	out := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, d.without...)}
+	out.Outcome = d.foretell(result, a, e, fresh.State)
 	if out.Line = out.Sentence(); e.Waits != "" {
 		out.Line = "waits: " + e.Waits
 	}
 	return out
+}
+
+// mandatory reports whether a smtp_tls_security_level demands TLS.
+func mandatory(level string) bool {
+	l, err := policy.ParseLevel(level)
+	return err == nil && l >= policy.LevelEncrypt || level == "fingerprint"
+}
+
+// foretell says what would become of a message, where a look can tell.
+func (d *decider) foretell(r *probe.Result, a policy.Answer, e explanation, state policy.State) check.Outcome {
+	sealable := a.Allowed.Has(policy.Escrow)
+	switch a.Channel {
+	case policy.Escrow:
+		return check.Sealed
+	case policy.TLS:
+		if state == policy.Unknown && policy.ProofTLS(r.Domain, a.TLS, r.Published()).Hopeless && r.Answers() {
+			state = policy.Broken // as the fallback takes it
+		}
+		return check.ForetellRequired(r, state, sealable)
+	case policy.Plain:
+		if a.Reason == policy.OwnDomain {
+			return ""
+		}
+		demand := e.demand
+		if demand.None() && d.mandatory {
+			demand.Level = policy.LevelEncrypt
+		}
+		if demand.Wait != "" {
+			return check.Waits
+		}
+		return check.ForetellOpportunistic(r, demand, r.Judge(demand.TLSParams, tls.VersionTLS10))
+	}
+	return ""
 }
 
 // parsePause reads a duration that may be 0.

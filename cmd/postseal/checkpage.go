@@ -49,7 +49,7 @@ func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tls
 		return checkPage{}, err
 	}
 	checker := check.New(o)
-	d := &decider{cfg: cfg, engine: engine, maps: maps, known: func(ctx context.Context, dest string) policy.Posture {
+	d := &decider{cfg: cfg, engine: engine, maps: maps, mandatory: mandatory(s.tlsLevel), known: func(ctx context.Context, dest string) policy.Posture {
 		r, err := db.Posture(ctx, dest)
 		if err != nil || r == nil {
 			return policy.Posture{} // as of a destination seen now for the first time

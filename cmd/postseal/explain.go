@@ -45,6 +45,8 @@ type explanation struct {
 	Language    string   `json:"language,omitempty"` // of notices and pages
 	Triggers    []string `json:"triggers,omitempty"` // what the content sets off, and for whom it does not
 	Reasons     []string `json:"reasons"`
+
+	demand policy.TLSDemand // behind TLSPolicy
 }
 
 func explain(c *cli.Context) error {
@@ -155,7 +157,7 @@ func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, maps *t
 		if err != nil {
 			return explanation{}, err
 		}
-		e.TLSPolicy, e.TLSBy, e.Waits = t.Text, t.Demand.By.String(), t.Demand.Wait
+		e.TLSPolicy, e.TLSBy, e.Waits, e.demand = t.Text, t.Demand.By.String(), t.Demand.Wait, t.Demand
 		e.Reasons = append(e.Reasons, policy.ExplainTLS(t.Input, t.Demand)...)
 		if t.Admin != "" {
 			e.Reasons = append(e.Reasons, "your own TLS policy table says: "+t.Admin)

@@ -400,18 +400,7 @@ func (l looker) NullMX(ctx context.Context, dest string) bool {
 // Answers reports whether some mail host of dest answered at the last look.
 func (l looker) Answers(ctx context.Context, dest string) bool {
 	_, r, err := l.m.Look(ctx, dest, policy.TLSParams{}, time.Minute)
-	if err != nil || r == nil {
-		return false
-	}
-	for _, mx := range r.MX {
-		for _, a := range mx.Addresses {
-			switch a.State {
-			case policy.Works, policy.Absent, policy.Broken:
-				return true
-			}
-		}
-	}
-	return false
+	return err == nil && r != nil && r.Answers()
 }
 
 // listener is an open listener and the server behind it.

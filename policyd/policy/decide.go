@@ -85,6 +85,10 @@ type Input struct {
 	// rewriting replaced.
 	Original *Rule
 
+	// DomainTLS is what the rule for the recipient's whole domain demands of the TLS,
+	// where Recipient is the rule of an address, which demands nothing of it.
+	DomainTLS TLSParams
+
 	// Floor is a requirement carried by the way the message came: the port of
 	// the splitter, a FILTER, the fallback.
 	Floor Requirement
@@ -188,6 +192,9 @@ func Decide(in Input) Verdict {
 	}
 	if in.Recipient != nil {
 		v.TLS = in.Recipient.TLS
+		if in.Recipient.IsAddress() {
+			v.TLS = in.DomainTLS
+		}
 		v.Nexthop = in.Recipient.Nexthop
 	}
 	if in.Own {

@@ -115,6 +115,12 @@ func (e *Engine) gather(q *Question) Input {
 		Now:            now,
 		Grace:          e.Grace,
 	}
+	if in.Recipient != nil && in.Recipient.IsAddress() {
+		// As the map secure-tls-policy, which is asked for the domain.
+		if r := rules.LookupDomain(q.Recipient.Domain, now); r != nil && (r.Requirement != None || r.TLS.Level >= LevelEncrypt) {
+			in.DomainTLS = r.TLS
+		}
+	}
 	if !q.SenderUnknown {
 		in.Sender = rules.Lookup(BySender, q.Sender, now)
 	}

@@ -142,11 +142,14 @@ func (c *Checker) tlsrpt(ctx context.Context, dest string) *TLSRPT {
 // Decision is what Postseal would do with mail to the destination, as of this
 // report.
 type Decision struct {
-	Channel   string   `json:"channel"`    // plain, tls, escrow or conflict
-	Transport string   `json:"transport"`  // Postfix's transport:nexthop; "" for its own routing
-	TLSPolicy string   `json:"tls_policy"` // of Postfix's smtp_tls_policy_maps; "" for none
-	Line      string   `json:"line"`       // one sentence
-	Reasons   []string `json:"reasons"`
+	Channel   string `json:"channel"`    // plain, tls, escrow or conflict
+	Transport string `json:"transport"`  // Postfix's transport:nexthop; "" for its own routing
+	TLSPolicy string `json:"tls_policy"` // of Postfix's smtp_tls_policy_maps; "" for none
+	// Outcome is what becomes of such a message; "" where nobody can say, as for a
+	// conflict.
+	Outcome Outcome  `json:"outcome"`
+	Line    string   `json:"line"` // one sentence
+	Reasons []string `json:"reasons"`
 }
 
 // state is the state of one address by what it said, whatever the floor.

@@ -91,6 +91,10 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 	if old != nil && p.DANE == policy.DANEUnknown {
 		p.DANE = old.published.DANE // DNS failed: never to less than before
 	}
+	if old != nil && p.STS == policy.STSUnknown {
+		// A look that began before the policy was there may end after it.
+		p.STS, p.STSMatch = old.published.STS, old.published.STSMatch
+	}
 	e.facts.Store(&facts{p, noteworthy(r.STS), m.o.Now().Add(life)})
 	m.review(e, p)
 }

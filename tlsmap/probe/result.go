@@ -37,6 +37,19 @@ type Result struct {
 	Kept *Kept `json:"kept,omitempty"`
 }
 
+// Answers reports whether some mail host answered, whatever it said of TLS.
+func (r *Result) Answers() bool {
+	for i := range r.MX {
+		for j := range r.MX[i].Addresses {
+			switch r.MX[i].Addresses[j].State {
+			case policy.Works, policy.Absent, policy.Broken:
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // MXResult is one mail host.
 type MXResult struct {
 	Host       string      `json:"host"` // "" for an address literal

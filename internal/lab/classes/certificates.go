@@ -10,12 +10,16 @@ func certificates() []Class {
 	leveled := func(c Class, level string) Class {
 		c.Name, c.Level, c.Mail = c.Name+"-"+level, level, None
 		c.What += ", and the rule says " + level
+		c.Policy, c.Secure = level, level
 		return c
 	}
 	fails := func(name, what string, o fakesmtp.CertOptions) []Class {
 		c := good(name, what, shows(o))
 		v := leveled(c, "verify")
-		v.State, v.Encryption, v.TLS, v.Finger, v.Says = "broken", Sealed, Waits, c.Finger, "not verified"
+		v.Encryption, v.TLS, v.Finger, v.Says = Sealed, Waits, Untrusted, "not verified"
+		if o.Expired || o.SelfSigned {
+			c.Finger = Untrusted
+		}
 		return []Class{c, v}
 	}
 	chain := func(o fakesmtp.CertOptions) func(*World) error {
@@ -51,7 +55,7 @@ func certificates() []Class {
 		verified(leveled(matches, "verify")),
 		verified(leveled(good("chain", "an intermediate authority", chain(fakesmtp.CertOptions{})), "verify")))
 	no := leveled(good("no-chain", "the intermediate certificate is not sent", chain(fakesmtp.CertOptions{NoChain: true})), "verify")
-	no.State, no.Encryption, no.TLS, no.Says = "broken", Sealed, Waits, "not verified"
+	no.Encryption, no.TLS, no.Finger, no.Says = Sealed, Waits, Untrusted, "not verified"
 	all = append(all, no)
 	for _, f := range [][]Class{
 		fails("expired", "the certificate has expired", fakesmtp.CertOptions{Expired: true}),

@@ -43,6 +43,9 @@ const (
 	Fails     Finger = "fails"
 )
 
+// Nothing is the Secure of a class whose required mail gets "try again later".
+const Nothing = "try again later"
+
 // Class is one way to take mail.
 type Class struct {
 	Name string // its domain is Name.example
@@ -53,7 +56,7 @@ type Class struct {
 	Level string
 	Build func(*World) error
 
-	State string // of required mail, as check says
+	State string // by the TLS floor and what the destination publishes, as check says
 	DANE  string // of the TLSA records; "" is none
 	STS   string // of the MTA-STS policy; "" is none
 	// Policy is what smtp_tls_policy_maps answers for mail of which nothing is
@@ -64,6 +67,9 @@ type Class struct {
 	Encryption End // requirement encryption
 	TLS        End // requirement tls
 	Finger     Finger
+	// Unforeseen says why another end is foretold than mail comes to; "" where it is
+	// the same.
+	Unforeseen string
 	// Says is part of what Postfix gives as the reason where mail of requirement tls
 	// does not arrive.
 	Says string

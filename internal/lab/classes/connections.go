@@ -12,13 +12,16 @@ import (
 
 // good is a class whose TLS works for all.
 func good(name, what string, build func(*World) error) Class {
-	return Class{Name: name, What: what, Build: build, State: "works", Mail: ByTLS, Encryption: ByTLS, TLS: ByTLS, Finger: Untrusted}
+	return Class{Name: name, What: what, Build: build, State: "works", Mail: ByTLS, Encryption: ByTLS, TLS: ByTLS, Finger: Trusted}
 }
 
 // waits is a class that nobody reaches.
 func waits(name, what, state, says string, build func(*World) error) Class {
 	return Class{Name: name, What: what, Build: build, State: state, Mail: Waits, Encryption: Waits, TLS: Waits, Finger: Fails, Says: says}
 }
+
+// atFirst leaves posttls-finger out, which stops at the first host.
+func atFirst(c Class) Class { c.Finger = ""; return c }
 
 // without is a class that answers, but not over TLS.
 func without(name, what, state, says string, build func(*World) error) Class {
@@ -27,6 +30,9 @@ func without(name, what, state, says string, build func(*World) error) Class {
 
 // connections are classes of what happens before STARTTLS.
 func connections() []Class {
+	early := good("early-ehlo", "the reply to EHLO comes with the greeting, before EHLO", acts(fakesmtp.Behaviour{Early: true}))
+	early.State = "broken"
+	early.Unforeseen = "Postfix does not mind; Postseal's probe does not trust a host that speaks before it is spoken to"
 	return []Class{
 		good("good", "STARTTLS, TLS 1.3, a certificate that matches", acts(fakesmtp.Behaviour{})),
 		without("no-starttls", "no STARTTLS", "absent", "TLS is required, but was not offered", func(w *World) error {
@@ -43,17 +49,17 @@ func connections() []Class {
 		waits("banner-450", "the greeting is 450", "unreachable", "450", acts(fakesmtp.Behaviour{Banner: "450 4.3.2 try again later"})),
 		waits("banner-554", "the greeting is 554: Postfix takes it for a host that serves others (smtp_skip_5xx_greeting)", "unreachable", "554",
 			acts(fakesmtp.Behaviour{Banner: "554 5.3.2 no service here"})),
-		good("early-ehlo", "the reply to EHLO comes with the greeting, before EHLO", acts(fakesmtp.Behaviour{Early: true})),
+		early,
 		good("needs-tls", "MAIL without TLS is refused (530)", acts(fakesmtp.Behaviour{RequireTLS: true})),
 		good("greylisting", "the first try gets 451", acts(fakesmtp.Behaviour{Greylist: 1500 * time.Millisecond})),
 		{
-			Name: "refused-recipient", What: "TLS works, the recipient is refused (550)", State: "works", Finger: Untrusted,
+			Name: "refused-recipient", What: "TLS works, the recipient is refused (550)", State: "works", Finger: Trusted, Unforeseen: "a look names no recipient",
 			Mail: Bounces, Encryption: Bounces, TLS: Bounces, Says: "550",
 			// The notice to the sender is to own.example, so nothing else comes here.
 			Build: acts(fakesmtp.Behaviour{Recipients: map[string]string{"*": "550 5.1.1 no such user"}}),
 		},
 		{
-			Name: "refused-address", What: "TLS works, the address is refused (501 5.1.3)", State: "works", Finger: Untrusted,
+			Name: "refused-address", What: "TLS works, the address is refused (501 5.1.3)", State: "works", Finger: Trusted, Unforeseen: "a look names no recipient",
 			Mail: Bounces, Encryption: Bounces, TLS: Bounces, Says: "501",
 			Build: acts(fakesmtp.Behaviour{Recipients: map[string]string{"*": "501 5.1.3 bad address"}}),
 		},
@@ -78,6 +84,19 @@ func names() []Class {
 			return w.host(fakesmtp.Behaviour{})
 		}
 	}
+	undecided := func(name, what, state, says string, build func(*World) error) Class {
+		c := waits(name, what, state, says, build)
+		c.DANE, c.Secure = "unknown", Nothing
+		return c
+	}
+	// lost is a class that Postfix gives up on at once. Not we: the fallback waits.
+	lost := func(name, what, says string, build func(*World) error) Class {
+		c := undecided(name, what, "unknown", says, build)
+		c.Mail, c.TLS, c.Unforeseen = Bounces, Bounces, "Postfix believes such a resolver; Postseal does not"
+		return c
+	}
+	noEDNS := lost("dns-no-edns", "a resolver that knows no EDNS (FORMERR): with DNSSEC Postfix gives up at once", "Non-recoverable error", fault(dns.TypeMX, false, fakedns.FormErrOnEDNS))
+	noEDNS.State, noEDNS.DANE, noEDNS.Secure, noEDNS.Unforeseen = "works", "", "", "Postseal asks again without EDNS"
 	nomail := func(name, what, says string, build func(*World) error) Class {
 		return Class{Name: name, What: what, Build: build, State: "nomail", Mail: Bounces, Encryption: Bounces, TLS: Bounces, Finger: Fails, Says: says}
 	}
@@ -87,17 +106,17 @@ func names() []Class {
 			return errors.Join(w.dead(a), w.dead(b), w.serve(fakesmtp.Behaviour{Name: c}, false), w.mx(a, b, c))
 		}),
 		{
-			Name: "second-has-tls", What: "two MX hosts, the first without STARTTLS", State: "works", Finger: Untrusted,
+			Name: "second-has-tls", What: "two MX hosts, the first without STARTTLS", State: "works",
 			Mail: InClear, Encryption: ByTLS, TLS: ByTLS,
 			Build: func(w *World) error {
 				a, b := "a."+w.Domain, "b."+w.Domain
 				return errors.Join(w.plain(a), w.serve(fakesmtp.Behaviour{Name: b}, false), w.mx(a, b))
 			},
 		},
-		good("second-good", "two MX hosts, the first breaks the handshake", func(w *World) error {
+		atFirst(good("second-good", "two MX hosts, the first breaks the handshake", func(w *World) error {
 			a, b := "a."+w.Domain, "b."+w.Domain
 			return errors.Join(w.serve(fakesmtp.Behaviour{Name: a, Handshake: fakesmtp.HandshakeAlert}, false), w.serve(fakesmtp.Behaviour{Name: b}, false), w.mx(a, b))
-		}),
+		})),
 		good("implicit-mx", "no MX record, an address", func(w *World) error { return w.serve(fakesmtp.Behaviour{Name: w.Domain}, false) }),
 		nomail("null-mx", "null MX (RFC 7505)", "does not accept mail", func(w *World) error { return w.Record(w.Domain, "MX", "0 .") }),
 		nomail("no-such-domain", "the domain does not exist", "not found", func(*World) error { return nil }),
@@ -117,13 +136,13 @@ func names() []Class {
 			Mail: Bounces, Encryption: Waits, TLS: Bounces, Says: "not found",
 			Build: func(w *World) error { return w.mx("gone." + w.Domain) },
 		},
-		waits("servfail", "SERVFAIL for the MX record", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Servfail)),
+		undecided("servfail", "SERVFAIL for the MX record", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Servfail)),
 		waits("servfail-address", "SERVFAIL for the MX host's address", "unknown", "try again", fault(0, true, fakedns.Servfail)),
-		waits("refused", "REFUSED for the MX record, as of a lame server", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Refused)),
-		waits("lame", "a referral instead of the MX record, as of a lame server", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Referral)),
-		waits("dns-silent", "no reply for the MX record", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Silent)),
+		undecided("lame", "REFUSED for the MX record, as of a lame server", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Refused)),
+		undecided("dns-silent", "no reply for the MX record", "unknown", "try again", fault(dns.TypeMX, false, fakedns.Silent)),
 		good("truncated", "the reply does not fit UDP: TCP", fault(dns.TypeMX, false, fakedns.TruncateUDP)),
 		good("dns-slow", "the reply comes late", fault(dns.TypeMX, false, fakedns.Delay)),
-		good("dns-no-edns", "a server that knows no EDNS (FORMERR)", fault(dns.TypeMX, false, fakedns.FormErrOnEDNS)),
+		lost("dns-referral", "a referral instead of the MX record: Postfix takes it for 'no such record'", "no data record", fault(dns.TypeMX, false, fakedns.Referral)),
+		noEDNS,
 	}
 }

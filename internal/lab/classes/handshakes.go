@@ -22,6 +22,7 @@ func handshakes() []Class {
 	c454.Encryption = Waits
 	inject := good("injection", "plaintext lies behind the reply to STARTTLS (CVE-2011-0411)", acts(fakesmtp.Behaviour{Inject: "250 ok\r\n"}))
 	inject.State = "broken"
+	inject.Unforeseen = "Postfix drops what lies behind the reply; Postseal's probe takes it for an attack"
 	return []Class{
 		c454,
 		broken("starttls-502", "STARTTLS is answered 502: for Postfix a reason to give up, so securesmtp takes it for 452", "refused to start TLS: 452", fakesmtp.Behaviour{StartReply: "502 5.5.1 not now"}),

@@ -53,6 +53,7 @@ func harmless(name, what, state string, build func(*World) error) Class {
 // nothing is required it has none, and required mail does not trust that.
 func failing(name, what string, build func(*World) error) Class {
 	c := good("sts-"+name, what, build)
+	c.Secure = Nothing
 	c.State, c.STS, c.Encryption, c.TLS, c.Says = "broken", "failed", Sealed, Waits, "MTA-STS"
 	return c
 }
