@@ -13,9 +13,10 @@ const (
 	worksLeast, worksMost = time.Hour, 24 * time.Hour // by the TTL of the records, in these bounds
 	badFirst, badMost     = 10 * time.Minute, 6 * time.Hour
 	doubtFirst, doubtMost = time.Minute, 30 * time.Minute
-	refreshAhead          = 5              // a fifth of the lifetime before the end
-	jitter                = 5              // up to a fifth less, so that what was found together does not stay together
-	refreshUsed           = 24 * time.Hour // without a question for so long nothing is refreshed
+	alarmMost             = 30 * time.Minute // where an alarm has not ended
+	refreshAhead          = 5                // a fifth of the lifetime before the end
+	jitter                = 5                // up to a fifth less, so that what was found together does not stay together
+	refreshUsed           = 24 * time.Hour   // without a question for so long nothing is refreshed
 	forgetAfter           = 90 * 24 * time.Hour
 	spreadAtStart         = 10 * time.Minute // over which stale postures are looked at after a start
 	sweepEvery            = time.Hour

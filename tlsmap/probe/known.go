@@ -132,6 +132,9 @@ func (k *known) learn(r *Result, now time.Time, floor uint16, alarmAfter time.Du
 	n.expires, n.next = now.Add(life), now.Add(next)
 	var watched []Event
 	n.watch, watched = watching(k.watch, k.history, n.history, r, floor, now, alarmAfter)
+	if !alarmed(n.watch).IsZero() {
+		n.next = now.Add(min(next, less(alarmMost))) // its end is to be told soon
+	}
 	for _, e := range watched {
 		if e.Kind == TLSBack {
 			events = slices.DeleteFunc(events, func(e Event) bool { return e.Kind == TLSAppeared })

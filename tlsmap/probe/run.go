@@ -40,7 +40,7 @@ func (m *Manager) work(ctx context.Context) {
 			return
 		case e := <-m.queue:
 			e.queued.Store(false)
-			if k := e.known.Load(); m.o.Now().Before(k.next) {
+			if k, now := e.known.Load(), m.o.Now(); now.Before(k.next) && now.Before(k.expires) {
 				continue // somebody looked meanwhile
 			}
 			// The error is that of ctx: learn has seen to all else.

@@ -260,3 +260,29 @@ func TestOneLossIsOneAlarm(t *testing.T) {
 		t.Errorf("back: %v", events)
 	}
 }
+
+// What is stale after a restart is looked at when somebody asks, not only when its turn
+// comes.
+func TestStaleAfterARestartIsLookedAtWhenAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, store := &sky{}, &memStore{}
+		s.set("x.example", policy.Absent)
+		m := newManager(t, s, store, ManagerOptions{})
+		if _, _, err := m.Look(t.Context(), "x.example", policy.TLSParams{}, 0); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(24 * time.Hour)
+		s.set("x.example", policy.Works)
+		m = newManager(t, s, store, ManagerOptions{})
+		if err := m.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		stop := running(t, m)
+		defer stop()
+		m.Posture("x.example", policy.TLSParams{})
+		synctest.Wait()
+		if p := m.Posture("x.example", policy.TLSParams{}); p.State != policy.Works {
+			t.Errorf("%v after %d looks", p.State, s.count("x.example"))
+		}
+	})
+}
