@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // crash kills the program without a chance to tidy up when it comes to the
@@ -24,4 +25,12 @@ func crash(point string) {
 // and is to be taken for a public one. Only test builds (-tags crashpoints) know it.
 func testNet(a netip.Addr) bool {
 	return os.Getenv("POSTSEAL_TEST_NET") != "" && a.IsLoopback()
+}
+
+// reportClock is the clock that says which day is over, for TLS reports. In test
+// builds it is fast by POSTSEAL_TEST_LATER, so that a test need not wait for the
+// night.
+func reportClock() time.Time {
+	d, _ := time.ParseDuration(os.Getenv("POSTSEAL_TEST_LATER"))
+	return time.Now().Add(d)
 }

@@ -60,7 +60,7 @@ func newReporter(cfg *config, store tlsrpt.Store, helo string, log *slog.Logger,
 	}
 	relay := relaymail.Relay{Addr: cfg.str("notice-relay"), ServerName: helo}
 	return &tlsrpt.Reporter{
-		Store: store, Resolver: resolver, From: from.Address, Name: from.Name, Mail: relay.Send,
+		Store: store, Resolver: resolver, From: from.Address, Name: from.Name, Mail: relay.Send, Now: reportClock,
 		Poster: &tlsrpt.Poster{Resolver: resolver, Roots: roots, Allow: mayPostTo}, Log: log, Registerer: reg,
 	}, nil
 }

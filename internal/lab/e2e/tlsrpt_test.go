@@ -11,6 +11,7 @@ import (
 	netmail "net/mail"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/postseal/postseal/internal/lab"
 	"github.com/postseal/postseal/internal/lab/fakesmtp"
@@ -75,7 +76,7 @@ func TestTLSReport(t *testing.T) {
 		t.Fatalf("counted %+v", want)
 	}
 
-	out, err := s.CLI("tlsrpt", "send", "--day", "today")
+	out, err := s.CLI("tlsrpt", "send", "--day", "today", "plain.example")
 	if err != nil || strings.Count(out, ": sent\n") != 2 {
 		t.Fatalf("send: %v\n%s", err, out)
 	}
@@ -94,18 +95,7 @@ func TestTLSReport(t *testing.T) {
 		t.Errorf("posted %+v", posted)
 	}
 
-	var mail fakesmtp.Mail
-	if !s.Wait(patience, func() bool {
-		for _, got := range s.Received() {
-			if got.Accepted && got.HasTo("reports@tls.example") {
-				mail = got
-				return true
-			}
-		}
-		return false
-	}) {
-		t.Fatal("no mail arrived")
-	}
+	mail := s.reportTo("reports@tls.example")
 	if mail.From != "tls-reports@own.example" || !mail.TLS {
 		t.Errorf("the mail is from %q, by TLS: %v", mail.From, mail.TLS)
 	}
@@ -113,16 +103,41 @@ func TestTLSReport(t *testing.T) {
 		t.Error("the mail has another report than was posted")
 	}
 
-	// Of the one that asked for nothing, nothing is left but what was counted since.
 	out, err = s.CLI("tlsrpt", "list")
-	if err != nil || !strings.Contains(out, "mailto:reports@tls.example: sent") {
+	if err != nil || !strings.Contains(out, "mailto:reports@tls.example: sent") || !strings.Contains(out, "broken.example") {
 		t.Errorf("list: %v\n%s", err, out)
 	}
-	for line := range strings.Lines(out) {
-		if strings.Contains(line, "broken.example") && !strings.HasSuffix(line, "not yet\n") {
-			t.Errorf("a report that nobody asked for: %s", line)
-		}
+
+	// The night: the server itself, started anew, reports what was counted before it was
+	// killed, to those who ask for it by then.
+	s.check(s.Record("_smtp._tls.broken.example", "TXT", `"v=TLSRPTv1; rua=mailto:night@tls.example"`))
+	s.Postseal.Kill()
+	s.check(s.Postseal.Start("POSTSEAL_TEST_LATER=28h"))
+	mail = s.reportTo("night@tls.example")
+	night, err := tlsrpt.ReadDocument(attached(t, mail.Data))
+	if err != nil || night.Policies[0].Policy.Domain != "broken.example" || night.Policies[0].Details[0].Type != tlsrpt.ValidationFailure || night.Total().Failed == 0 {
+		t.Errorf("at night %+v, %v", night, err)
 	}
+	if span := night.Range.End.Sub(night.Range.Start); span != 24*time.Hour-time.Second {
+		t.Errorf("a night's report is of %s", span)
+	}
+}
+
+// reportTo waits for a mail.
+func (s *scene) reportTo(to string) (mail fakesmtp.Mail) {
+	s.t.Helper()
+	if !s.Wait(patience, func() bool {
+		for _, got := range s.Received() {
+			if got.Accepted && got.HasTo(to) {
+				mail = got
+				return true
+			}
+		}
+		return false
+	}) {
+		s.t.Fatalf("no report arrived for %s", to)
+	}
+	return mail
 }
 
 // attached returns the report in a mail.
@@ -133,7 +148,7 @@ func attached(t *testing.T, data []byte) []byte {
 		t.Fatal(err)
 	}
 	kind, params, err := mime.ParseMediaType(m.Header.Get("Content-Type"))
-	if err != nil || kind != "multipart/report" || params["report-type"] != "tlsrpt" || m.Header.Get("TLS-Report-Domain") != "plain.example" ||
+	if err != nil || kind != "multipart/report" || params["report-type"] != "tlsrpt" || m.Header.Get("TLS-Report-Domain") == "" ||
 		m.Header.Get("TLS-Report-Submitter") != "own.example" || m.Header.Get("Auto-Submitted") != "auto-generated" {
 		t.Fatalf("%s %v, %v\n%s", kind, params, err, data)
 	}
