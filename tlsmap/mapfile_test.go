@@ -437,3 +437,62 @@ func TestKeeperWaitsForTheEndOfABurst(t *testing.T) {
 		}
 	})
 }
+
+// Map files know what destinations publish as of the last look; where mail must wait the
+// line is a policy that no certificate meets.
+func TestFilesOfVerifiedTLS(t *testing.T) {
+	w := &world{postures: map[string]policy.Posture{}}
+	known := []string{"never.example"}
+	for dest, p := range published {
+		if !strings.ContainsAny(dest, "[:") {
+			w.postures[dest] = policy.Posture{State: policy.Works, Published: p}
+			known = append(known, dest)
+		}
+	}
+	asked := 0
+	s, _ := newServer(t, w, func(c *Config) {
+		c.Published = func(context.Context, string) policy.Published { asked++; return policy.Published{} }
+	}, verifiedRules...)
+	dir := t.TempDir()
+	if _, err := s.Write(t.Context(), dir, Options{Own: []string{"own.example"}, Known: known}); err != nil {
+		t.Fatal(err)
+	}
+	if asked > 0 {
+		t.Errorf("%d lookups for a file", asked)
+	}
+	const floor = " protocols=>=TLSv1.2"
+	for name, want := range map[string][]string{
+		MapTLSPolicy: {"dane.example\tdane-only", "partial.example\tdane", "sts.example\tsecure match=mx.sts.example:.backup.example servername=hostname",
+			"broken.example\tmay", "clash.example\t" + waiting},
+		MapSecureTLSPolicy: {"dane.example\tdane-only" + floor, "broken.example\tdane-only" + floor, "bogus.example\tdane-only" + floor,
+			"stsfailed.example\t" + waiting, "clash.example\t" + waiting, "named.example\t" + waiting,
+			"unknown.example\tencrypt" + floor, "never.example\tencrypt" + floor},
+	} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range want {
+			if !strings.Contains(string(text), "\n"+line+"\n") {
+				t.Errorf("%s has no line %q:\n%s", name, line, text)
+			}
+		}
+		for _, no := range []string{"testing.example\tdane", "never.example\tdane"} {
+			if strings.Contains(string(text), no) {
+				t.Errorf("%s has %q", name, no)
+			}
+		}
+	}
+}
+
+// An override ends by itself.
+func TestOverrideEnds(t *testing.T) {
+	s, book := newServer(t, &world{}, func(c *Config) { c.Published = lookUp }, "recipient dane.example none override until=24h")
+	if got := ask(t, s, MapTLSPolicy, "dane.example"); got != "OK may" {
+		t.Errorf("in force: %q", got)
+	}
+	book.set(t, "recipient dane.example none override until=-1s")
+	if got := ask(t, s, MapTLSPolicy, "dane.example"); got != "OK dane-only" {
+		t.Errorf("over: %q", got)
+	}
+}
