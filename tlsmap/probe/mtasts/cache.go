@@ -84,6 +84,8 @@ type entry struct {
 	kept   *kept // nil: no policy
 	state  policy.STS
 	err    string // why there is no policy, or why it could not be refreshed
+	// failure is err of a fetch that failed, as a result type of RFC 8460.
+	failure string
 
 	looked  time.Time // when the record was last looked up; zero: never
 	recheck time.Time // when it should be next
@@ -232,7 +234,11 @@ func (e *entry) inForce(now time.Time) bool { return e.kept != nil && now.Before
 func (e *entry) result() *probe.STSResult {
 	k := e.kept
 	if k == nil {
-		return &probe.STSResult{State: e.state, Error: e.err}
+		r := &probe.STSResult{State: e.state, Error: e.err}
+		if e.state == policy.STSFailed {
+			r.Failure = e.failure
+		}
+		return r
 	}
 	return &probe.STSResult{
 		State: states[k.policy.Mode], ID: k.id, Mode: string(k.policy.Mode), MX: k.policy.MX,

@@ -267,9 +267,9 @@ func TestStates(t *testing.T) {
 			probe.STSResult{State: policy.STSNone, ID: "1", Mode: "none", MaxAge: week}},
 		{"no record", func(*fakeSource) {}, probe.STSResult{State: policy.STSNone, Error: ErrNoRecord.Error()}},
 		{"DNS fails", func(s *fakeSource) { s.dns = probe.ErrDNS }, probe.STSResult{State: policy.STSFailed, Error: probe.ErrDNS.Error()}},
-		{"policy host is down", func(s *fakeSource) { s.set(a, "1", ""); s.down = errDown }, probe.STSResult{State: policy.STSFailed, Error: errDown.Error()}},
+		{"policy host is down", func(s *fakeSource) { s.set(a, "1", ""); s.down = errDown }, probe.STSResult{State: policy.STSFailed, Error: errDown.Error(), Failure: "sts-policy-fetch-error"}},
 		{"invalid", func(s *fakeSource) { s.set(a, "1", text(Enforce, week, "*")) },
-			probe.STSResult{State: policy.STSFailed, Error: `not a valid policy: line 4: mx "*": not a full host name`}},
+			probe.STSResult{State: policy.STSFailed, Error: `not a valid policy: line 4: mx "*": not a full host name`, Failure: "sts-policy-invalid"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, b *bed) {

@@ -282,3 +282,18 @@ func TestRecord(t *testing.T) {
 		}
 	}
 }
+
+func TestFailureType(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("mta-sts.a.example: %w", ErrPolicy), "sts-policy-invalid"},
+		{fmt.Errorf("get: %w", &tls.CertificateVerificationError{Err: errors.New("expired")}), "sts-webpki-invalid"},
+		{errors.New("connection refused"), "sts-policy-fetch-error"},
+	} {
+		if got := failureType(tt.err); got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.err, got, tt.want)
+		}
+	}
+}

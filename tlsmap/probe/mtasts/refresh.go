@@ -2,6 +2,7 @@ package mtasts
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -153,8 +154,10 @@ func (c *Cache) failed(ctx context.Context, e *entry, id string, ttl time.Durati
 	now := c.o.Now()
 	c.expire(e, now)
 	e.fails++
+	e.failure = ""
 	next := now.Add(retry(lookupRetry, e.fails))
 	if id != "" {
+		e.failure = failureType(reason)
 		e.failed, e.failedID = now, id
 		next = now.Add(retry(fetchRetry, e.fails))
 	}
@@ -163,6 +166,19 @@ func (c *Cache) failed(ctx context.Context, e *entry, id string, ttl time.Durati
 		e.recheck = next // else the record may get a new id before that
 	}
 	c.stale(ctx, e, now, policy.STSFailed, reason, next) // unlocks
+}
+
+// failureType is the result type of RFC 8460, section 4.3.2.2, for a policy that could
+// not be got.
+func failureType(reason error) string {
+	var untrusted *tls.CertificateVerificationError
+	switch {
+	case errors.Is(reason, ErrPolicy):
+		return "sts-policy-invalid"
+	case errors.As(reason, &untrusted):
+		return "sts-webpki-invalid"
+	}
+	return "sts-policy-fetch-error"
 }
 
 // stale remembers why there is no policy, or why the one in force could not be
