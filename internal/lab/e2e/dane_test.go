@@ -171,6 +171,13 @@ func TestDANEOff(t *testing.T) {
 	if out, _ := s.CLI("postfix", "check"); strings.Contains(out, "does not vouch") {
 		t.Errorf("postfix check is not content with a resolver that validates:\n%s", out)
 	}
+	const far, distrusted = "192.0.2.53", "the resolver 192.0.2.53 is neither on loopback nor trusted"
+	if out, err := s.CLI("postfix", "check", "--resolver", far+":53"); !strings.Contains(out, distrusted) {
+		t.Errorf("postfix check trusts a resolver far away: %v\n%s", err, out)
+	}
+	if out, _ := s.CLI("postfix", "check", "--resolver", far+":53", "--trusted-resolver", far); strings.Contains(out, distrusted) {
+		t.Errorf("postfix check does not trust a resolver that it was told to:\n%s", out)
+	}
 	if log := s.Postseal.Log(); !strings.Contains(log, "DANE is off") {
 		t.Error("serve does not say that DANE is off")
 	}

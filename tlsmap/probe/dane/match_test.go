@@ -135,6 +135,17 @@ func TestMatch(t *testing.T) {
 			}
 		})
 	}
+	t.Run("too many anchors", func(t *testing.T) {
+		var records []Record
+		for range maxAnchors {
+			records = append(records, of(issue(t, nil, "a stranger", authority), 2, 1, 0))
+		}
+		for n, want := range map[int]bool{maxAnchors: false, maxAnchors - 1: true} {
+			if v := Match(append(slices.Clone(records[:n]), of(inter, 2, 0, 1)), full, []string{base}, time.Now()); v.Match != want {
+				t.Errorf("%d before: %+v", n, v)
+			}
+		}
+	})
 	t.Run("the next-hop's name", func(t *testing.T) {
 		l := issue(t, inter, "host", names(nexthop))
 		if v := Match([]Record{of(inter, 2, 1, 1)}, chain(l, inter), []string{base, nexthop}, time.Now()); !v.Match {
