@@ -166,3 +166,31 @@ func FuzzRecord(f *testing.F) {
 		}
 	})
 }
+
+// FuzzStrings: the strings of a TXT record come out as the bytes that are on the
+// wire, whatever they are.
+func FuzzStrings(f *testing.F) {
+	for _, s := range []string{"v=TLSRPTv1;rua=mailto:reports@example.com", `a\"b\\;c`, "\x00\xff\\123", strings.Repeat("x", 600)} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if len(text) == 0 || len(text) > 4000 {
+			return
+		}
+		// The record by hand: name ".", type TXT, class IN, TTL 0.
+		var data []byte
+		for rest := text; len(rest) > 0; {
+			n := min(len(rest), 255)
+			data = append(append(data, byte(n)), rest[:n]...)
+			rest = rest[n:]
+		}
+		wire := append([]byte{0, 0, 16, 0, 1, 0, 0, 0, 0, byte(len(data) >> 8), byte(len(data))}, data...)
+		rr, _, err := dns.UnpackRR(wire, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := joined(rr.(*dns.TXT).Txt); got != string(text) {
+			t.Errorf("got %q, want %q", got, text)
+		}
+	})
+}
