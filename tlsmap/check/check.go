@@ -106,6 +106,9 @@ func (c *Checker) scan(ctx context.Context, result *probe.Result) Scans {
 				defer func() { <-slots }()
 				o := c.o.Scan
 				o.ServerName = mx.Host
+				if a.Version != "" {
+					o.ServerName = a.SNI // as in the session, which may have left it out
+				}
 				got := scan.Scan(ctx, c.o.Prober.Starter(result.Dest, mx.Host, a.Addr), o)
 				mu.Lock()
 				defer mu.Unlock()

@@ -15,9 +15,9 @@ import (
 	"github.com/postseal/postseal/tlsmap/probe"
 )
 
-// A whole check finds what there is: versions and suites, the certificate, TLSA
-// records one by one, the MTA-STS policy and the TLSRPT record.
-func TestDeep(t *testing.T) {
+// whole checks a destination that has all.
+func whole(t *testing.T) *Report {
+	t.Helper()
 	w := newWorld(t,
 		"a.example. 300 IN MX 10 mx.a.example.",
 		"mx.a.example. 300 IN A 192.0.2.1",
@@ -35,7 +35,13 @@ func TestDeep(t *testing.T) {
 	}
 	w.host("192.0.2.1", host)
 	w.policies["a.example"] = &probe.STSResult{State: policy.STSEnforce, Mode: "enforce", MX: []string{"*.a.example"}, MaxAge: 604800}
-	r := w.checker().Deep(t.Context(), "A.example")
+	return w.checker().Deep(t.Context(), "A.example")
+}
+
+// A whole check finds what there is: versions and suites, the certificate, TLSA
+// records one by one, the MTA-STS policy and the TLSRPT record.
+func TestDeep(t *testing.T) {
+	r := whole(t)
 	if r.Class != ClassEnforced || !strings.Contains(r.Reason, "TLSA") {
 		t.Errorf("class %s (%s)", r.Class, r.Reason)
 	}
