@@ -42,6 +42,19 @@ func (db *DB) LoadPostures(ctx context.Context, each func(probe.Record) error) e
 	return nil
 }
 
+// LoadPosture returns what is known of one destination; false: nothing that can be read.
+func (db *DB) LoadPosture(ctx context.Context, dest string) (probe.Record, bool, error) {
+	r, err := scanPosture(db.r.QueryRowContext(ctx, `SELECT `+postureColumns+` FROM posture WHERE dest = ?`, dest))
+	var odd oddState
+	switch {
+	case errors.Is(err, dbsql.ErrNoRows), errors.As(err, &odd):
+		return probe.Record{}, false, nil
+	case err != nil:
+		return probe.Record{}, false, fmt.Errorf("read the posture of %s: %w", dest, db.explain(err))
+	}
+	return *r, true, nil
+}
+
 // postureColumns are what scanPosture reads. Records of an older version do not know
 // since when TLS has worked.
 const postureColumns = `dest, state, checked_at, worked_at, lost_at, COALESCE(since_at, worked_at), expires_at, failures, result`

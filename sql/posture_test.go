@@ -45,6 +45,12 @@ func TestPostures(t *testing.T) {
 	if d := cmp.Diff([]probe.Record{b, a, c}, postures(t, db)); d != "" {
 		t.Error(d)
 	}
+	if r, ok, err := db.LoadPosture(ctx, "a.example"); err != nil || !ok || cmp.Diff(a, r) != "" {
+		t.Errorf("one: %+v, %t, %v", r, ok, err)
+	}
+	if r, ok, err := db.LoadPosture(ctx, "none.example"); err != nil || ok {
+		t.Errorf("none: %+v, %t, %v", r, ok, err)
+	}
 	stop := errors.New("stop")
 	if err := db.LoadPostures(ctx, func(probe.Record) error { return stop }); err != stop {
 		t.Errorf("error of the callback became %v", err)

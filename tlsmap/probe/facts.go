@@ -16,11 +16,11 @@ const (
 	factsDoubt            = 10 * time.Second // where something failed: asked again soon
 )
 
-// facts is what a destination publishes, as of the last lookup. It is immutable.
+// facts is what a destination publishes, as of the last lookup. It is immutable, and
+// may be shared by many. Up to when it counts is in the entry.
 type facts struct {
 	published policy.Published
 	sts       *STSResult // where there is a policy, or may be one
-	until     time.Time
 }
 
 // Published returns what a destination publishes of how its TLS is to be
@@ -37,8 +37,9 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	} else {
 		e.touch(now)
 	}
+	until := stamp(e.until.Load()) // before the facts: never longer than theirs
 	f := e.facts.Load()
-	if f != nil && now.Before(f.until) {
+	if f != nil && now.Before(until.time()) {
 		return f.published
 	}
 	got := m.discovering.DoChan(dest, func() (any, error) {
@@ -95,16 +96,36 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 		// A look that began before the policy was there may end after it.
 		p.STS, p.STSMatch = old.published.STS, old.published.STSMatch
 	}
-	e.facts.Store(&facts{p, noteworthy(r.STS), m.o.Now().Add(life)})
+	e.keepFacts(newFacts(p, noteworthy(r.STS)), m.o.Now().Add(life))
 	m.review(e, p)
 }
 
-// remember keeps over a restart that a destination had TLSA records, for as long as
-// nobody could look again. MTA-STS policies are kept by their source.
-func (e *entry) remember(p policy.Published) {
-	if p.DANE == policy.DANEFull || p.DANE == policy.DANEPartial || p.DANE == policy.DANEUnusable {
-		e.facts.Store(&facts{published: policy.Published{DANE: p.DANE}})
+// keepFacts sets the facts before their time, so that the time of new ones is never
+// taken for that of old ones.
+func (e *entry) keepFacts(f *facts, until time.Time) {
+	e.facts.Store(f)
+	e.until.Store(uint32(stampOf(until)))
+}
+
+// restoreFacts remembers what the last look before a restart found of what a destination
+// publishes: that it had TLSA records for as long as nobody could look again, and all of
+// it until it is stale, unless something was not known, or was known under other settings.
+// MTA-STS policies are kept by their source.
+func (m *Manager) restoreFacts(e *entry, r *Result) {
+	if r == nil {
+		return
 	}
+	if r.DANE == policy.DANEFull || r.DANE == policy.DANEPartial || r.DANE == policy.DANEUnusable {
+		e.facts.Store(newFacts(policy.Published{DANE: r.DANE}, nil))
+	}
+	if r.STS == nil || r.DANE == policy.DANEUnknown || r.DANE == policy.DANEFailed || r.STS.State == policy.STSUnknown || r.STS.State == policy.STSFailed {
+		return
+	}
+	if (r.DANE == policy.DANEOff) != m.daneOff || (r.STS.State == policy.STSOff) != m.stsOff {
+		return
+	}
+	life := min(max(time.Duration(r.TTL)*time.Second, factsLeast), factsMost)
+	e.keepFacts(newFacts(r.published(), noteworthy(r.STS)), r.Checked.Add(life))
 }
 
 // review has a destination looked at anew that publishes something else than it did at
@@ -113,11 +134,11 @@ func (m *Manager) review(e *entry, p policy.Published) {
 	doubtful := p.DANE == policy.DANEUnknown || p.DANE == policy.DANEFailed || p.STS == policy.STSUnknown || p.STS == policy.STSFailed
 	for {
 		k := e.known.Load()
-		if k.checked.IsZero() || doubtful || samePublished(k.ev.published, p) || !m.o.Now().Before(k.next) {
+		if k.checked == 0 || doubtful || samePublished(k.ev.published, p) || !m.o.Now().Before(k.next.time()) {
 			return
 		}
 		soon := *k
-		soon.next = m.o.Now()
+		soon.next = stampOf(m.o.Now())
 		if e.known.CompareAndSwap(k, &soon) {
 			m.enqueue(e)
 			return

@@ -23,23 +23,24 @@ import (
 // than the demand allows is taken to speak the older one too.
 func (r *Result) Judge(demand policy.TLSParams, floor uint16) policy.State {
 	ev := r.evidence()
-	return ev.judge(demand, floor)
+	return ev.judge(r.Domain, demand, floor)
 }
 
 // RuleMet reports whether every host whose certificate matches its TLSA records meets
 // a rule's demand too, and there is one; see [policy.TLSInput].
 func (r *Result) RuleMet(demand policy.TLSParams, floor uint16) bool {
 	ev := r.evidence()
-	return ev.ruleMet(demand, floor)
+	return ev.ruleMet(r.Domain, demand, floor)
 }
 
 // evidence is what of a Result counts for Judge, small enough to be kept for
-// hundreds of thousands of destinations.
+// hundreds of thousands of destinations. It is the same for all that share their mail
+// hosts, see [shared], and so does not name the destination.
 type evidence struct {
 	settled   bool         // state is all there is to say
 	state     policy.State // where settled
 	doubt     bool         // something was not looked at, or DNS failed
-	nexthop   string       // the domain or host without brackets and port
+	outcome   policy.State // of the Result
 	published policy.Published
 	facts     []fact
 }
@@ -66,7 +67,7 @@ const (
 )
 
 func (r *Result) evidence() evidence {
-	ev := evidence{nexthop: r.Domain, doubt: r.Unprobed > 0, published: r.published()}
+	ev := evidence{outcome: r.State, doubt: r.Unprobed > 0, published: r.published()}
 	if len(r.MX) == 0 {
 		ev.settled, ev.state = true, r.State
 		return ev
@@ -110,13 +111,14 @@ var noNames = unique.Make("")
 
 // judge is the verdict over all hosts. Postfix tries them in order until one
 // serves, so one that works is enough. Where none does, a host that could not be
-// looked at may be the one that would, so nobody knows. It does not allocate, unless
+// looked at may be the one that would, so nobody knows. nexthop is the domain or host
+// without brackets and port. It does not allocate, unless
 // what a rule names and an MTA-STS policy have to be intersected.
-func (ev *evidence) judge(demand policy.TLSParams, floor uint16) policy.State {
+func (ev *evidence) judge(nexthop string, demand policy.TLSParams, floor uint16) policy.State {
 	if ev.settled {
 		return ev.state
 	}
-	proof := policy.ProofTLS(ev.nexthop, demand, ev.published)
+	proof := policy.ProofTLS(nexthop, demand, ev.published)
 	if proof.Wait != "" {
 		return policy.Unknown
 	}
@@ -131,7 +133,7 @@ func (ev *evidence) judge(demand policy.TLSParams, floor uint16) policy.State {
 		}
 		switch f.state {
 		case policy.Works:
-			if (!proof.DANE || f.dane == daneMatch) && !(enforced && f.stranger) && f.meets(proof.TLSParams, floor, ev.nexthop) {
+			if (!proof.DANE || f.dane == daneMatch) && !(enforced && f.stranger) && f.meets(proof.TLSParams, floor, nexthop) {
 				return policy.Works
 			}
 			broken = true
@@ -158,14 +160,14 @@ func (ev *evidence) judge(demand policy.TLSParams, floor uint16) policy.State {
 }
 
 // ruleMet is RuleMet. It does not allocate.
-func (ev *evidence) ruleMet(demand policy.TLSParams, floor uint16) bool {
+func (ev *evidence) ruleMet(nexthop string, demand policy.TLSParams, floor uint16) bool {
 	met := false
 	for i := range ev.facts {
 		f := &ev.facts[i]
 		if f.dane != daneMatch || f.state != policy.Works {
 			continue
 		}
-		if met = f.meets(demand, floor, ev.nexthop); !met {
+		if met = f.meets(demand, floor, nexthop); !met {
 			return false
 		}
 	}

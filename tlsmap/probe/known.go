@@ -18,17 +18,74 @@ import (
 // than one or two come only from changed rules.
 const maxDemands = 8
 
-// known is all that is remembered of a destination. It is immutable.
+// known is all that is remembered of a destination. It is immutable, and small, as
+// there may be hundreds of thousands: what most destinations share or do not have lies
+// elsewhere, and the Result itself in the store.
 type known struct {
-	history            // by the floor alone
-	checked  time.Time // zero: never, as in a known that only notes a demand
-	expires  time.Time
-	next     time.Time // when to look again
-	failures int
-	ev       evidence
-	demands  []demanded
-	watch    []Watch
-	result   []byte // JSON of the Result, deflated
+	ev      *evidence // of the last look, shared by all that look the same; never nil
+	rare    *rare     // nil: as known.unusual says
+	checked stamp     // zero: never, as in a known that only notes a demand
+	expires stamp
+	next    stamp // when to look again
+	since   stamp // see history
+}
+
+// rare is what is remembered of few destinations.
+type rare struct {
+	worked, lost stamp
+	failures     int
+	demands      []demanded
+	watch        []Watch
+}
+
+// stamp is a time in seconds since 1970, in half the room of a time.Time's third; zero is
+// the zero time.
+type stamp uint32
+
+func stampOf(t time.Time) stamp {
+	if t.IsZero() {
+		return 0
+	}
+	return stamp(max(1, t.Unix()))
+}
+
+func (s stamp) time() time.Time {
+	if s == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(s), 0).UTC()
+}
+
+// never is what is known of a destination that nobody has looked at.
+var never = &evidence{settled: true}
+
+// state is the last one, by the floor alone.
+func (k *known) state() policy.State { return k.ev.outcome }
+
+// history is that by the floor alone.
+func (k *known) history() history {
+	u := k.unusual()
+	return history{k.state(), u.worked.time(), u.lost.time(), k.since.time()}
+}
+
+// unusual returns what is rare, or what there is instead: TLS that works was seen to
+// at the last look, and nothing was lost or asked for.
+func (k *known) unusual() rare {
+	switch {
+	case k.rare != nil:
+		return *k.rare
+	case k.state() == policy.Works:
+		return rare{worked: k.checked}
+	}
+	return rare{}
+}
+
+// with sets what is rare.
+func (k *known) with(u rare) {
+	k.rare = nil
+	if usual := k.unusual(); len(u.demands) > 0 || len(u.watch) > 0 || u.failures != 0 || u.worked != usual.worked || u.lost != usual.lost {
+		k.rare = &u
+	}
 }
 
 // history is a state and when TLS worked and was lost, see Record.
@@ -62,165 +119,160 @@ func (h history) after(s policy.State, now time.Time) history {
 }
 
 // posture is the history as part of k, judged for a rule's demand.
-func (h history) posture(k *known, demand policy.TLSParams, floor uint16) policy.Posture {
+func (h history) posture(k *known, dest string, demand policy.TLSParams, floor uint16) policy.Posture {
 	return policy.Posture{
-		State: h.state, Checked: k.checked, Worked: h.worked, Lost: h.lost, Since: h.since, Alarmed: alarmed(k.watch),
-		Published: k.ev.published, RuleMet: k.ev.ruleMet(demand, floor),
+		State: h.state, Checked: k.checked.time(), Worked: h.worked, Lost: h.lost, Since: h.since, Alarmed: k.alarmed(),
+		Published: k.ev.published, RuleMet: k.ev.ruleMet(nexthopOf(dest), demand, floor),
 	}
 }
 
-// fresh is the posture for a demand as it was at the last look. noted says that
-// the demand's history is being kept. It does not allocate.
-func (k *known) fresh(demand policy.TLSParams, floor uint16) (p policy.Posture, noted bool) {
-	if plain(demand) {
-		return k.posture(k, demand, floor), true
+// alarmed is when a loss that has not ended became an alarm; zero: there is none.
+func (k *known) alarmed() time.Time {
+	if k.rare == nil {
+		return time.Time{}
 	}
-	for i := range k.demands {
-		if d := &k.demands[i]; sameDemand(d.demand, demand) {
-			return d.posture(k, demand, floor), true
+	return alarmed(k.rare.watch)
+}
+
+// fresh is the posture of dest for a demand as it was at the last look. noted says that
+// the demand's history is being kept. It does not allocate.
+func (k *known) fresh(dest string, demand policy.TLSParams, floor uint16) (p policy.Posture, noted bool) {
+	if plain(demand) {
+		return k.history().posture(k, dest, demand, floor), true
+	}
+	if k.rare != nil {
+		for i := range k.rare.demands {
+			if d := &k.rare.demands[i]; sameDemand(d.demand, demand) {
+				return d.posture(k, dest, demand, floor), true
+			}
 		}
 	}
-	return k.begin(demand, floor).posture(k, demand, floor), false
+	return k.begin(dest, demand, floor).posture(k, dest, demand, floor), false
 }
 
 // begin is the history of a demand that was not asked for before.
-func (k *known) begin(demand policy.TLSParams, floor uint16) history {
-	if k.checked.IsZero() {
+func (k *known) begin(dest string, demand policy.TLSParams, floor uint16) history {
+	if k.checked == 0 {
 		return history{}
 	}
-	return history{}.after(k.ev.judge(demand, floor), k.checked)
+	return history{}.after(k.ev.judge(nexthopOf(dest), demand, floor), k.checked.time())
 }
 
 // noting returns k with one more demand.
-func (k *known) noting(demand policy.TLSParams, floor uint16) *known {
-	n := *k
-	keep := k.demands
-	if len(keep) >= maxDemands {
-		keep = keep[1:]
+func (k *known) noting(dest string, demand policy.TLSParams, floor uint16) *known {
+	n, u := *k, k.unusual()
+	if len(u.demands) >= maxDemands {
+		u.demands = u.demands[1:]
 	}
-	n.demands = append(append([]demanded(nil), keep...), demanded{demand, k.begin(demand, floor)})
+	u.demands = append(slices.Clip(u.demands), demanded{demand, k.begin(dest, demand, floor)})
+	n.with(u)
 	return &n
 }
 
-// learn returns what is known after a look that ended at now, and what has changed. It
-// sets r.Demands and r.Kept.
-func (k *known) learn(r *Result, now time.Time, floor uint16, alarmAfter time.Duration, p *packer) (*known, []Event) {
-	var before *Result
-	if k.result != nil {
-		before, _ = k.full() // one that can't be read is none
-	}
+// learn returns what is known after a look that ended at now, and what has changed since
+// before, the last one's result, nil where there is none. It sets r.Demands and r.Kept.
+func (k *known) learn(before, r *Result, now time.Time, floor uint16, alarmAfter time.Duration) (*known, []Event) {
+	now = now.Truncate(time.Second) // of which stamps consist
 	carry(before, r, floor)
 	events := changes(before, r, floor)
-	n := &known{history: k.history.after(r.State, now), checked: now, ev: r.evidence(), failures: 1}
-	if k.failures > 0 && kind(k.state) == kind(r.State) {
-		n.failures = k.failures + 1
+	old, was := k.history(), k.unusual()
+	h := old.after(r.State, now)
+	ev := r.evidence()
+	n := &known{ev: shared(r.Dest, &ev), checked: stampOf(now), since: stampOf(h.since)}
+	u := rare{worked: stampOf(h.worked), lost: stampOf(h.lost), failures: 1}
+	if was.failures > 0 && kind(k.state()) == kind(r.State) {
+		u.failures = was.failures + 1
 	}
 	if r.State == policy.Works {
-		n.failures = 0
-	}
-	for _, d := range k.demands {
-		d.history = d.after(n.ev.judge(d.demand, floor), now)
-		n.demands = append(n.demands, d)
+		u.failures = 0
 	}
 	ttl := time.Duration(r.TTL) * time.Second
-	for _, d := range n.demands {
+	for _, d := range was.demands {
+		d.history = d.after(ev.judge(r.Domain, d.demand, floor), now)
+		u.demands = append(u.demands, d)
 		if d.state != r.State {
 			ttl = 0 // such as a certificate that has expired: look again sooner
 		}
 	}
-	life, next := lifetime(r.State, n.failures, ttl)
-	n.expires, n.next = now.Add(life), now.Add(next)
+	life, next := lifetime(r.State, u.failures, ttl)
+	n.expires, n.next = stampOf(now.Add(life)), stampOf(now.Add(next))
 	var watched []Event
-	n.watch, watched = watching(k.watch, k.history, n.history, r, floor, now, alarmAfter)
-	if !alarmed(n.watch).IsZero() {
-		n.next = now.Add(min(next, less(alarmMost))) // its end is to be told soon
+	u.watch, watched = watching(was.watch, old, h, r, floor, now, alarmAfter)
+	if !alarmed(u.watch).IsZero() {
+		n.next = stampOf(now.Add(min(next, less(alarmMost)))) // its end is to be told soon
 	}
 	for _, e := range watched {
 		if e.Kind == TLSBack {
 			events = slices.DeleteFunc(events, func(e Event) bool { return e.Kind == TLSAppeared })
 		}
 	}
-	n.keep(r, p)
+	n.with(u)
+	n.keep(r)
 	return n, append(events, watched...)
 }
 
-// keep puts r, with what is known of the demands, into the result.
-func (k *known) keep(r *Result, p *packer) {
+// keep puts what is known of the demands, and is watched, into the result.
+func (k *known) keep(r *Result) {
 	r.Demands = nil
-	for _, d := range k.demands {
+	u := k.unusual()
+	for _, d := range u.demands {
 		r.Demands = append(r.Demands, DemandResult{
 			Level: d.demand.Level.String(), Match: d.demand.Match, Protocols: d.demand.Protocols, Servername: d.demand.Servername,
 			State: d.state, Worked: d.worked, Lost: d.lost, Since: d.since,
 		})
 	}
-	if len(k.watch) > 0 {
+	if len(u.watch) > 0 {
 		if r.Kept == nil {
 			r.Kept = &Kept{}
 		}
-		r.Kept.Watch = k.watch
+		r.Kept.Watch = u.watch
 	}
-	b, err := json.Marshal(r)
-	if err != nil {
-		b = []byte("{}") // can't be: nothing in it fails to marshal
-	}
-	k.result = p.deflate(b)
 }
 
-// load reads what was kept. A result that can't be read leaves no evidence, and
-// the destination stale.
-func load(r Record, now time.Time, p *packer) *known {
+// load reads what was kept, with the result. One that can't be read is nil, leaves no
+// evidence, and the destination stale.
+func load(r Record, now time.Time) (*known, *Result) {
 	r.Since = cmp.Or(r.Since, r.Worked) // of an older version
-	k := &known{
-		history: history{r.State, r.Worked, r.Lost, r.Since},
-		checked: r.Checked, expires: r.Expires, failures: max(0, r.Failures),
-	}
-	var res Result
-	err := json.Unmarshal(r.Result, &res)
+	k := &known{checked: stampOf(r.Checked), expires: stampOf(r.Expires), since: stampOf(r.Since)}
+	u := rare{worked: stampOf(r.Worked), lost: stampOf(r.Lost), failures: max(0, r.Failures)}
+	res := new(Result)
+	err := json.Unmarshal(r.Result, res)
 	if err != nil || res.Dest != r.Dest || res.State != r.State || r.Checked.After(now) || r.Expires.Sub(r.Checked) > worksMost {
-		k.expires = time.Time{} // damaged, or the clock was set back
-		k.ev = evidence{settled: true, state: policy.Unknown}
-		return k
+		k.expires = 0 // damaged, or the clock was set back
+		k.ev = shared(r.Dest, &evidence{settled: true, state: policy.Unknown, outcome: r.State})
+		k.with(u)
+		return k, nil
 	}
-	k.ev, k.result = res.evidence(), p.deflate(r.Result)
+	ev := res.evidence()
+	k.ev = shared(r.Dest, &ev)
 	if res.Kept != nil {
-		k.watch = res.Kept.Watch
+		u.watch = res.Kept.Watch
 	}
 	for _, d := range res.Demands {
 		level, err := policy.ParseLevel(d.Level)
-		if err != nil || len(k.demands) == maxDemands {
+		if err != nil || len(u.demands) == maxDemands {
 			continue
 		}
-		k.demands = append(k.demands, demanded{
+		u.demands = append(u.demands, demanded{
 			demand:  policy.TLSParams{Level: level, Match: d.Match, Protocols: d.Protocols, Servername: d.Servername},
 			history: history{d.State, d.Worked, d.Lost, cmp.Or(d.Since, d.Worked)},
 		})
 	}
-	return k
+	k.with(u)
+	return k, res
 }
 
-func (k *known) record(dest string) (Record, error) {
-	b, err := inflate(k.result)
+// record is what the store keeps, but for the result.
+func (k *known) record(dest string) Record {
+	h, u := k.history(), k.unusual()
 	return Record{
-		Dest: dest, State: k.state, Checked: k.checked, Worked: k.worked, Lost: k.lost, Since: k.since,
-		Expires: k.expires, Result: b, Failures: k.failures,
-	}, err
+		Dest: dest, State: h.state, Checked: k.checked.time(), Worked: h.worked, Lost: h.lost, Since: h.since,
+		Expires: k.expires.time(), Failures: u.failures,
+	}
 }
 
-// full returns the result itself.
-func (k *known) full() (*Result, error) {
-	b, err := inflate(k.result)
-	if err != nil {
-		return nil, err
-	}
-	r := new(Result)
-	if err := json.Unmarshal(b, r); err != nil {
-		return nil, fmt.Errorf("read a kept result: %w", err)
-	}
-	return r, nil
-}
-
-// packer deflates results: there may be hundreds of thousands of them. Its
-// writers are large and used again.
+// packer deflates results that wait to be saved. Its writers are large and used
+// again.
 type packer struct{ writers sync.Pool }
 
 func (p *packer) deflate(b []byte) []byte {

@@ -5,16 +5,11 @@ import "slices"
 // Known returns the destinations in memory of which a posture is known, sorted.
 func (m *Manager) Known() []string {
 	var all []string
-	for i := range m.mem.shard {
-		s := &m.mem.shard[i]
-		s.RLock()
-		for dest, e := range s.m {
-			if !e.known.Load().checked.IsZero() {
-				all = append(all, dest)
-			}
+	m.mem.each(func(e *entry) {
+		if e.known.Load().checked != 0 {
+			all = append(all, e.dest)
 		}
-		s.RUnlock()
-	}
+	})
 	slices.Sort(all)
 	return all
 }

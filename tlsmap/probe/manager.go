@@ -53,6 +53,8 @@ type Manager struct {
 	pack        packer
 	discovering singleflight.Group
 
+	daneOff, stsOff bool // by the settings
+
 	base context.Context // of every look
 	stop context.CancelFunc
 
@@ -60,8 +62,9 @@ type Manager struct {
 	running bool
 	stopped bool
 	flights sync.WaitGroup
-	unsaved map[string]*entry  // changed since the last save; while running
-	events  map[string][]Event // of unsaved
+	flying  map[*entry]*flight
+	unsaved map[string]*unsaved // by destination; while running
+	results results             // where there is no store
 	saveNow chan struct{}
 }
 
@@ -98,10 +101,11 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	m := &Manager{
 		o: o, look: p.probe, discover: p.Discover, store: store, metrics: p.metrics,
 		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
-		unsaved: make(map[string]*entry), events: make(map[string][]Event), saveNow: make(chan struct{}, 1),
+		flying: make(map[*entry]*flight), unsaved: make(map[string]*unsaved), saveNow: make(chan struct{}, 1),
 	}
 	lost := m.lost
 	p.metrics.lostNow.Store(&lost)
+	m.daneOff, m.stsOff = p.Distrusted() != "", p.o.STS == nil
 	m.base, m.stop = context.WithCancel(context.Background())
 	return m
 }
@@ -122,17 +126,17 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 		e.touch(now)
 	}
 	k := e.known.Load()
-	p, noted := k.fresh(demand, m.o.Floor)
+	p, noted := k.fresh(dest, demand, m.o.Floor)
 	if !noted {
 		m.note(e, demand)
 	}
-	if !now.Before(k.expires) {
+	if !now.Before(k.expires.time()) {
 		m.enqueue(e)
 		if p.State == policy.Absent || p.State == policy.Broken {
 			p.State = policy.Unknown
 		}
 	}
-	if f := e.facts.Load(); f != nil && !f.until.IsZero() {
+	if f := e.facts.Load(); f != nil && e.until.Load() != 0 {
 		p.Published = f.published // as fresh as Postfix's answers
 	}
 	return p
@@ -152,7 +156,7 @@ func (m *Manager) add(dest string, now time.Time) *entry {
 func (m *Manager) note(e *entry, demand policy.TLSParams) {
 	for {
 		k := e.known.Load()
-		if _, noted := k.fresh(demand, m.o.Floor); noted || e.known.CompareAndSwap(k, k.noting(demand, m.o.Floor)) {
+		if _, noted := k.fresh(e.dest, demand, m.o.Floor); noted || e.known.CompareAndSwap(k, k.noting(e.dest, demand, m.o.Floor)) {
 			return
 		}
 	}
@@ -161,14 +165,14 @@ func (m *Manager) note(e *entry, demand policy.TLSParams) {
 // enqueue asks the workers for a look, unless one is waiting already. Where too
 // many wait it does nothing: the next question asks again.
 func (m *Manager) enqueue(e *entry) bool {
-	if e.queued.Load() || !e.queued.CompareAndSwap(false, true) {
+	if e.queued() || !e.queue() {
 		return true
 	}
 	select {
 	case m.queue <- e:
 		return true
 	default:
-		e.queued.Store(false)
+		e.unqueue()
 		m.metrics.dropped.Inc()
 		return false
 	}
@@ -190,9 +194,9 @@ func (m *Manager) Look(ctx context.Context, dest string, demand policy.TLSParams
 		m.note(e, demand)
 	}
 	if maxAge > 0 {
-		if k := e.known.Load(); k.result != nil && now.Sub(k.checked) <= maxAge && !k.checked.After(now) {
-			if r, err := k.full(); err == nil {
-				p, _ := k.fresh(demand, m.o.Floor)
+		if k := e.known.Load(); k.checked != 0 && now.Sub(k.checked.time()) <= maxAge && !k.checked.time().After(now) {
+			if r := m.result(ctx, dest, k); r != nil {
+				p, _ := k.fresh(dest, demand, m.o.Floor)
 				return p, r, nil
 			}
 		}
@@ -201,7 +205,7 @@ func (m *Manager) Look(ctx context.Context, dest string, demand policy.TLSParams
 	if err != nil {
 		return policy.Posture{}, nil, fmt.Errorf("look at %s: %w", dest, err)
 	}
-	p, _ := e.known.Load().fresh(demand, m.o.Floor)
+	p, _ := e.known.Load().fresh(dest, demand, m.o.Floor)
 	return p, f.r, nil
 }
 
@@ -210,18 +214,10 @@ func (m *Manager) Look(ctx context.Context, dest string, demand policy.TLSParams
 // others may wait for it too.
 func (m *Manager) fly(ctx context.Context, e *entry, reuse time.Duration) (*flight, error) {
 	for {
-		e.mu.Lock()
-		f := e.flight
-		joined := f != nil
-		if !joined {
-			f = &flight{reuse: reuse, done: make(chan struct{})}
-			if !m.start(func() { m.run(e, f) }) {
-				e.mu.Unlock()
-				return nil, ErrStopped
-			}
-			e.flight = f
+		f, joined := m.start(e, reuse)
+		if f == nil {
+			return nil, ErrStopped
 		}
-		e.mu.Unlock()
 		select {
 		case <-f.done:
 		case <-ctx.Done():
@@ -233,15 +229,21 @@ func (m *Manager) fly(ctx context.Context, e *entry, reuse time.Duration) (*flig
 	}
 }
 
-// start runs f beside, unless Run is over.
-func (m *Manager) start(f func()) bool {
+// start returns the look that is going on (joined), or a new one; nil where Run is
+// over.
+func (m *Manager) start(e *entry, reuse time.Duration) (f *flight, joined bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stopped {
-		return false
+	if f := m.flying[e]; f != nil {
+		return f, true
 	}
-	m.flights.Go(f)
-	return true
+	if m.stopped {
+		return nil, false
+	}
+	f = &flight{reuse: reuse, done: make(chan struct{})}
+	m.flying[e] = f
+	m.flights.Go(func() { m.run(e, f) })
+	return f, false
 }
 
 // run carries a look out.
@@ -255,9 +257,9 @@ func (m *Manager) run(e *entry, f *flight) {
 		f.r = r
 		m.learn(e, r)
 	}
-	e.mu.Lock()
-	e.flight = nil
-	e.mu.Unlock()
+	m.mu.Lock()
+	delete(m.flying, e)
+	m.mu.Unlock()
 	close(f.done)
 }
 
@@ -277,17 +279,18 @@ func (m *Manager) safeLook(ctx context.Context, dest string, reuse time.Duration
 func (m *Manager) learn(e *entry, r *Result) {
 	var k, old *known
 	var events []Event
+	before := m.result(context.WithoutCancel(m.base), e.dest, e.known.Load())
 	for { // a demand may be noted meanwhile
 		old = e.known.Load()
-		k, events = old.learn(r, m.o.Now(), m.o.Floor, m.o.AlarmAfter, &m.pack)
+		k, events = old.learn(before, r, m.o.Now(), m.o.Floor, m.o.AlarmAfter)
 		if e.known.CompareAndSwap(old, k) {
 			break
 		}
 	}
-	if old.state != k.state {
-		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state, "to", k.state, "reason", r.Reason)
+	if old.state() != k.state() {
+		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state(), "to", k.state(), "reason", r.Reason)
 	}
-	if m.o.OnChange != nil && (old.state != k.state || !old.checked.IsZero() && !samePublished(old.ev.published, k.ev.published)) {
+	if m.o.OnChange != nil && (old.state() != k.state() || old.checked != 0 && !samePublished(old.ev.published, k.ev.published)) {
 		m.o.OnChange()
 	}
 	for i := range events {
@@ -297,35 +300,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 	if m.mem.get(e.dest) == e { // not evicted meanwhile
 		m.plan.set(e, k.next)
 	}
-	if m.store == nil {
-		return
-	}
-	m.mu.Lock()
-	running := m.running
-	if running {
-		m.unsaved[e.dest] = e
-		m.events[e.dest] = bounded(append(m.events[e.dest], events...))
-	}
-	m.mu.Unlock()
-	if running {
-		select {
-		case m.saveNow <- struct{}{}:
-		default:
-		}
-		return
-	}
-	rec, err := k.record(e.dest)
-	rec.Events = events
-	if err == nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(m.base), 10*time.Second)
-		err = m.store.SavePosture(ctx, rec)
-		cancel()
-	}
-	if err != nil {
-		m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
-	} else {
-		m.alarmed(events)
-	}
+	m.keep(e.dest, k, r, events)
 }
 
 // tell logs and counts an event.
@@ -353,18 +328,17 @@ func bounded(events []Event) []Event {
 
 // lost returns how many destinations in memory have lost their TLS, with an alarm.
 func (m *Manager) lost() (n int) {
-	for i := range m.mem.shard {
-		s := &m.mem.shard[i]
-		s.RLock()
-		for _, e := range s.m {
-			for _, w := range e.known.Load().watch {
-				if w.What == watchTLS && !w.Alarm.IsZero() {
-					n++
-				}
+	m.mem.each(func(e *entry) {
+		k := e.known.Load()
+		if k.rare == nil {
+			return
+		}
+		for _, w := range k.rare.watch {
+			if w.What == watchTLS && !w.Alarm.IsZero() {
+				n++
 			}
 		}
-		s.RUnlock()
-	}
+	})
 	return n
 }
 
@@ -381,20 +355,22 @@ func (m *Manager) Load(ctx context.Context) error {
 			return nil
 		}
 		e := m.add(r.Dest, now)
-		k := load(r, now, &m.pack)
-		if !e.known.Load().checked.IsZero() {
+		k, res := load(r, now)
+		if e.known.Load().checked != 0 {
 			return nil // looked at already
 		}
+		expires := r.Expires
+		next := expires.Add(-expires.Sub(r.Checked) / refreshAhead)
+		if kind(k.state()) != 0 || k.expires == 0 {
+			next = k.expires.time()
+		}
+		if soon := now.Add(rand.N(spreadAtStart)); next.Before(soon) {
+			next = soon
+		}
+		k.next = stampOf(next)
 		e.known.Store(k)
-		e.remember(k.ev.published)
-		e.used.Store(k.checked.Unix())
-		k.next = k.expires.Add(-k.expires.Sub(k.checked) / refreshAhead)
-		if kind(k.state) != 0 {
-			k.next = k.expires
-		}
-		if soon := now.Add(rand.N(spreadAtStart)); k.next.Before(soon) {
-			k.next = soon
-		}
+		m.restoreFacts(e, res)
+		e.setUsed(k.checked)
 		m.plan.set(e, k.next)
 		return nil
 	})

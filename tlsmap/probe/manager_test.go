@@ -38,6 +38,13 @@ func (s *memStore) LoadPostures(_ context.Context, each func(Record) error) erro
 	return nil
 }
 
+func (s *memStore) LoadPosture(_ context.Context, dest string) (Record, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.m[dest]
+	return r, ok, s.err
+}
+
 func (s *memStore) SavePosture(ctx context.Context, r Record) error {
 	return s.SavePostures(ctx, []Record{r})
 }
@@ -312,7 +319,7 @@ func TestDemandHistory(t *testing.T) {
 		for i := range 3 * maxDemands {
 			m.Posture("d.example", policy.TLSParams{Level: policy.LevelSecure, Match: []string{fmt.Sprintf("m%d", i)}})
 		}
-		if n := len(m.mem.get("d.example").known.Load().demands); n != maxDemands {
+		if n := len(m.mem.get("d.example").known.Load().unusual().demands); n != maxDemands {
 			t.Errorf("%d demands are kept", n)
 		}
 	})
@@ -352,7 +359,7 @@ func TestSchedule(t *testing.T) {
 				}
 				// Only the last in the row would be stale.
 				k := m.mem.get("d.example").known.Load()
-				if !time.Now().Before(k.expires) {
+				if !time.Now().Before(k.expires.time()) {
 					t.Error("stale in spite of the refreshing")
 				}
 				// Nobody asks any more.
@@ -594,7 +601,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		if n := m.mem.len(); n > 640 || n < 320 {
 			t.Errorf("%d entries", n)
 		}
-		if e := m.mem.get("busy.example"); e == nil || e.known.Load().checked.IsZero() {
+		if e := m.mem.get("busy.example"); e == nil || e.known.Load().checked == 0 {
 			t.Error("the busiest had to go")
 		}
 		if n := len(m.plan.h); n > 1 {

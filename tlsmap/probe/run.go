@@ -39,8 +39,8 @@ func (m *Manager) work(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-m.queue:
-			e.queued.Store(false)
-			if k, now := e.known.Load(), m.o.Now(); now.Before(k.next) && now.Before(k.expires) {
+			e.unqueue()
+			if k, now := e.known.Load(), m.o.Now(); now.Before(k.next.time()) && now.Before(k.expires.time()) {
 				continue // somebody looked meanwhile
 			}
 			// The error is that of ctx: learn has seen to all else.
@@ -75,11 +75,11 @@ func (m *Manager) refresh(ctx context.Context) {
 				}
 				break
 			}
-			if now.Unix()-e.used.Load() > int64(refreshUsed/time.Second) {
+			if now.Unix()-e.used() > int64(refreshUsed/time.Second) {
 				continue // looked at when somebody asks again
 			}
 			if !m.enqueue(e) {
-				m.plan.set(e, now.Add(less(doubtFirst)))
+				m.plan.set(e, stampOf(now.Add(less(doubtFirst))))
 			}
 		}
 		timer.Reset(wait)
@@ -127,60 +127,6 @@ func (m *Manager) save(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
-		}
-	}
-}
-
-// flush saves all that is unsaved. What fails stays unsaved.
-func (m *Manager) flush() bool {
-	if m.store == nil {
-		return true
-	}
-	for {
-		var batch []*entry
-		events := make(map[string][]Event)
-		m.mu.Lock()
-		for dest, e := range m.unsaved {
-			delete(m.unsaved, dest)
-			events[dest] = m.events[dest]
-			delete(m.events, dest)
-			if batch = append(batch, e); len(batch) == saveMost {
-				break
-			}
-		}
-		m.mu.Unlock()
-		if len(batch) == 0 {
-			return true
-		}
-		var records []Record
-		for _, e := range batch {
-			r, err := e.known.Load().record(e.dest)
-			if err != nil {
-				m.o.Log.Warn("posture not saved", "dest", e.dest, "error", err)
-				continue
-			}
-			r.Events = events[e.dest]
-			records = append(records, r)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), saveLimit)
-		err := m.store.SavePostures(ctx, records)
-		cancel()
-		if err != nil {
-			m.o.Log.Warn("postures not saved", "count", len(records), "error", err)
-			m.mu.Lock()
-			for _, e := range batch {
-				m.unsaved[e.dest] = e
-				m.events[e.dest] = bounded(append(events[e.dest], m.events[e.dest]...))
-			}
-			m.mu.Unlock()
-			select {
-			case m.saveNow <- struct{}{}:
-			default:
-			}
-			return false
-		}
-		for _, r := range records {
-			m.alarmed(r.Events)
 		}
 	}
 }

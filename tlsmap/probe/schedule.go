@@ -16,12 +16,12 @@ type schedule struct {
 func newSchedule() *schedule { return &schedule{wake: make(chan struct{}, 1)} }
 
 // set puts e at a time, or elsewhere if it is there already.
-func (s *schedule) set(e *entry, at time.Time) {
+func (s *schedule) set(e *entry, at stamp) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e.due = at
 	if e.index >= 0 {
-		heap.Fix(&s.h, e.index)
+		heap.Fix(&s.h, int(e.index))
 	} else {
 		heap.Push(&s.h, e)
 	}
@@ -37,7 +37,7 @@ func (s *schedule) remove(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if e.index >= 0 {
-		heap.Remove(&s.h, e.index)
+		heap.Remove(&s.h, int(e.index))
 	}
 }
 
@@ -49,8 +49,8 @@ func (s *schedule) pop(now time.Time) (e *entry, next time.Time) {
 	if len(s.h) == 0 {
 		return nil, time.Time{}
 	}
-	if s.h[0].due.After(now) {
-		return nil, s.h[0].due
+	if due := s.h[0].due.time(); due.After(now) {
+		return nil, due
 	}
 	return heap.Pop(&s.h).(*entry), time.Time{}
 }
@@ -58,15 +58,15 @@ func (s *schedule) pop(now time.Time) (e *entry, next time.Time) {
 type dueHeap []*entry
 
 func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
 func (h dueHeap) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+	h[i].index, h[j].index = int32(i), int32(j)
 }
 
 func (h *dueHeap) Push(x any) {
 	e := x.(*entry)
-	e.index = len(*h)
+	e.index = int32(len(*h))
 	*h = append(*h, e)
 }
 

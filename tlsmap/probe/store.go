@@ -37,6 +37,8 @@ const (
 type Store interface {
 	// LoadPostures calls each with every record until that fails.
 	LoadPostures(ctx context.Context, each func(Record) error) error
+	// LoadPosture returns the record of one destination; false: there is none.
+	LoadPosture(ctx context.Context, dest string) (Record, bool, error)
 	// SavePosture puts r in the place of the record of its destination, and adds
 	// r.Events to its history.
 	SavePosture(ctx context.Context, r Record) error

@@ -331,7 +331,7 @@ func TestPublishedChange(t *testing.T) {
 	w.tlsa(1, dane.Record{Usage: 3, Selector: 1, Matching: 1, Data: make([]byte, 32)})
 	w.tlsa(2, dane.Record{Usage: 3, Selector: 1, Matching: 1, Data: make([]byte, 32)})
 	e := m.mem.get("d.example")
-	e.facts.Store(&facts{published: e.facts.Load().published}) // it is stale
+	e.until.Store(0) // it is stale
 	if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEFull {
 		t.Fatal(p)
 	}

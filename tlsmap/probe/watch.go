@@ -146,7 +146,7 @@ func (r *Result) bare(floor uint16) policy.State {
 func (r *Result) under(p policy.Published, floor uint16) policy.State {
 	ev := r.evidence()
 	ev.published = p
-	return ev.judge(policy.TLSParams{}, floor)
+	return ev.judge(r.Domain, policy.TLSParams{}, floor)
 }
 
 func (r *Result) tlsOutcome(floor uint16) (outcome, string) {

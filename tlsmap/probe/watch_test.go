@@ -237,26 +237,26 @@ var errFailed = errors.New("disk full")
 func TestOneLossIsOneAlarm(t *testing.T) {
 	r := seenAt(0, policy.Works, "a=c/k")
 	r.DANE, r.MX[0].TLSA, r.MX[0].Addresses[0].DANE = policy.DANEFull, &TLSAResult{State: policy.DANEFull}, daneMatches
-	k, _ := (&known{}).learn(r, r.Checked, testFloor, -1, &packer{})
+	k, _ := (&known{ev: never}).learn(nil, r, r.Checked, testFloor, -1)
 	bad := seenAt(1, policy.Broken, "a=c/k")
 	bad.MX[0].Addresses[0].State = policy.Works
 	bad.DANE, bad.MX[0].TLSA, bad.MX[0].Addresses[0].DANE = policy.DANEFull, r.MX[0].TLSA, "no record matches"
-	k, events := k.learn(bad, bad.Checked, testFloor, -1, &packer{})
+	k, events := k.learn(r, bad, bad.Checked, testFloor, -1)
 	if len(events) != 1 || events[0].Kind != DANELost || !events[0].Alarm {
 		t.Errorf("mismatch: %v", events)
 	}
-	if p, _ := k.fresh(policy.TLSParams{}, testFloor); !p.Alarmed.Equal(bad.Checked) || !p.Lost.Equal(bad.Checked) {
+	if p, _ := k.fresh("d.example", policy.TLSParams{}, testFloor); !p.Alarmed.Equal(bad.Checked) || !p.Lost.Equal(bad.Checked) {
 		t.Errorf("posture %+v", p)
 	}
 	gone := seenAt(2, policy.Absent, "a")
 	gone.DANE, gone.MX[0].TLSA = policy.DANEFull, r.MX[0].TLSA
-	k, events = k.learn(gone, gone.Checked, testFloor, -1, &packer{})
+	k, events = k.learn(bad, gone, gone.Checked, testFloor, -1)
 	if len(events) != 1 || events[0].Kind != TLSLost || !events[0].Detail.Until.Equal(bad.Checked) {
 		t.Errorf("stripped: %v", events)
 	}
 	again := *r
 	again.Checked = gone.Checked.Add(time.Hour)
-	if _, events = k.learn(&again, again.Checked, testFloor, -1, &packer{}); len(events) != 2 || events[0].Kind != TLSBack || events[1].Kind != DANEBack {
+	if _, events = k.learn(gone, &again, again.Checked, testFloor, -1); len(events) != 2 || events[0].Kind != TLSBack || events[1].Kind != DANEBack {
 		t.Errorf("back: %v", events)
 	}
 }

@@ -22,10 +22,10 @@ type load struct {
 
 // figures are what a measurement gave.
 type figures struct {
-	rate             float64 // answers a second
-	p50, p99, p999   time.Duration
-	cpu              time.Duration // of the server, for one answer
-	answers, refused int
+	rate           float64 // answers a second
+	p50, p99, p999 time.Duration
+	cpu            time.Duration // of the server, for one answer
+	answers        int
 }
 
 // run asks the server at addr for a while.

@@ -30,12 +30,12 @@ import (
 
 // settings are the flags.
 type settings struct {
-	binary          string
-	rules, domains  int
-	rounds          int
-	each            time.Duration
-	only            *regexp.Regexp
-	bulk, connected int
+	binary         string
+	rules, domains int
+	rounds         int
+	each           time.Duration
+	only           *regexp.Regexp
+	bulk           int
 }
 
 func main() {
