@@ -61,7 +61,7 @@ func settings() []setting {
 		{name: "portal-proxy", usage: "a proxy in front of the portal whose X-Forwarded-For is believed, `ADDRESS[/BITS]` (default: loopback)", many: true, check: checkPrefix},
 		{name: "portal-support", usage: "one line on the portal's pages: whom to ask for help"},
 		{name: "brand-dir", usage: "names, logos, colours and texts of senders' domains for pages and notices; see docs/branding.md"},
-		{name: "admin-listen", usage: "HTTP: health and metrics", value: "127.0.0.1:8646", check: checkListen},
+		{name: "admin-listen", usage: "HTTP: health and metrics, and pages about destinations", value: "127.0.0.1:8646", check: checkListen},
 		{name: "api-listen", usage: "HTTP(S): POST /api/v1/messages (default: on the admin port); away from loopback with the portal's certificate"},
 		{name: "reinject-plain", usage: "Postfix smtpd that takes mail back: nothing required", value: "127.0.0.1:8651", check: checkTCP},
 		{name: "reinject-secure", usage: "Postfix smtpd that takes mail back: must be encrypted", value: "127.0.0.1:8652", check: checkTCP},
