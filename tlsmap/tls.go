@@ -143,6 +143,11 @@ func (s *Server) finish(ctx context.Context, key string, a *TLSAnswer) error {
 	in := &a.Input
 	if s.askable(key) {
 		in.Published = s.cfg.Published(ctx, key)
+		if !in.Required && in.Published.DANE == policy.DANEUnknown && s.cfg.DANE != nil && s.cfg.DANE() {
+			// Not known in time is not "none": Postfix looks by itself, and waits where
+			// it learns nothing either (RFC 7672, section 2.1).
+			in.Published.DANE = policy.DANEFailed
+		}
 	} else {
 		in.Published = policy.Published{DANE: policy.DANEOff, STS: policy.STSOff}
 	}

@@ -101,6 +101,9 @@ type Config struct {
 	// (DANE, MTA-STS): at once where it knows, else within two seconds or so. nil: nobody
 	// looks, and nothing is demanded.
 	Published func(ctx context.Context, dest string) policy.Published
+	// DANE reports whether TLSA records are looked up, here and by Postfix. nil: they are
+	// not.
+	DANE func() bool
 	// STS, where set, has Postfix 3.10 or later told what its own TLS reports need, see
 	// [Server.report]. It is asked with a domain, and never waits. nil: Postfix is told nothing.
 	STS func(domain string) *probe.STSResult

@@ -256,7 +256,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
 	k.known = func(_ context.Context, dest string) policy.Posture { return k.old.byDest[dest].Posture }
 	maps := mapConfig(cfg, s, k.engine, nil, log, nil)
-	maps.Published = publishedBy(cfg, k.old, o.Prober)
+	maps.Published, maps.DANE = publishedBy(cfg, k.old, o.Prober), o.Prober.DANE
 	if k.maps, err = tlsmap.New(maps); err != nil {
 		return nil, err
 	}

@@ -213,7 +213,7 @@ func (x *explainer) open(c *cli.Context) error {
 	x.engine = newEngine(x.cfg, s, func() *policy.Snapshot { return snapshot }, old)
 	x.published = publishedBy(x.cfg, old, prober)
 	conf := mapConfig(x.cfg, s, x.engine, nil, log, nil)
-	conf.Published = x.published
+	conf.Published, conf.DANE = x.published, prober.DANE
 	if err := reportAttributes(c.Context, x.cfg, s, &conf, old.STS); err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 		return err
 	}
 	conf := mapConfig(m.cfg, m.s, engine, pins, log, nil)
-	conf.Published = publishedBy(m.cfg, m.postures, prober)
+	conf.Published, conf.DANE = publishedBy(m.cfg, m.postures, prober), prober.DANE
 	if err := reportAttributes(c.Context, m.cfg, m.s, &conf, m.postures.STS); err != nil {
 		return err
 	}

@@ -291,7 +291,7 @@ func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheu
 	maps.Bounce = func(addr string) bool { _, ok := vault.IsBounceAddress(addr); return ok }
 	maps.Reply = vault.IsReply
 	if verifies(cfg) {
-		maps.Published = postures.Published
+		maps.Published, maps.DANE = postures.Published, postures.DANE
 	}
 	if err := reportAttributes(ctx, cfg, s, &maps, postures.STS); err != nil {
 		return nil, err

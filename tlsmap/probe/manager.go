@@ -45,6 +45,7 @@ type Manager struct {
 	o           ManagerOptions
 	look        func(ctx context.Context, dest string, reuse time.Duration) *Result
 	discover    func(ctx context.Context, dest string) *Result // the first half of look
+	dane        func() bool
 	store       Store
 	metrics     *metrics
 	mem         *memory
@@ -99,7 +100,7 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 		o.Now = p.o.Now
 	}
 	m := &Manager{
-		o: o, look: p.probe, discover: p.Discover, store: store, metrics: p.metrics,
+		o: o, look: p.probe, discover: p.Discover, dane: p.DANE, store: store, metrics: p.metrics,
 		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
 		flying: make(map[*entry]*flight), unsaved: make(map[string]*unsaved), saveNow: make(chan struct{}, 1),
 	}
@@ -109,6 +110,9 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	m.base, m.stop = context.WithCancel(context.Background())
 	return m
 }
+
+// DANE reports whether TLSA records count: the resolvers are trusted.
+func (m *Manager) DANE() bool { return m.dane() }
 
 // Posture returns what is known of a destination (a domain or next-hop) for a
 // demand, at once. Unknown and stale destinations are looked at in the background,

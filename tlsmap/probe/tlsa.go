@@ -39,6 +39,9 @@ type TLSARecord struct {
 // certificates takes a handful.
 const maxTLSA = 64
 
+// DANE reports whether TLSA records count: the resolvers are trusted.
+func (p *Prober) DANE() bool { return p.trusted() }
+
 // trusted reports whether the AD bit of an answer is to be believed: every resolver
 // that may have given it is trusted, and so is the way to it.
 func (p *Prober) trusted() bool {

@@ -86,7 +86,7 @@ func names() []Class {
 	}
 	undecided := func(name, what, state, says string, build func(*World) error) Class {
 		c := waits(name, what, state, says, build)
-		c.DANE, c.Secure = "unknown", Nothing
+		c.DANE, c.Policy, c.Secure = "unknown", "dane", Nothing
 		return c
 	}
 	// lost is a class that Postfix gives up on at once. Not we: the fallback waits.
@@ -96,7 +96,7 @@ func names() []Class {
 		return c
 	}
 	noEDNS := lost("dns-no-edns", "a resolver that knows no EDNS (FORMERR): with DNSSEC Postfix gives up at once", "Non-recoverable error", fault(dns.TypeMX, false, fakedns.FormErrOnEDNS))
-	noEDNS.State, noEDNS.DANE, noEDNS.Secure, noEDNS.Unforeseen = "works", "", "", "Postseal asks again without EDNS"
+	noEDNS.State, noEDNS.DANE, noEDNS.Policy, noEDNS.Secure, noEDNS.Unforeseen = "works", "", "", "", "Postseal asks again without EDNS"
 	nomail := func(name, what, says string, build func(*World) error) Class {
 		return Class{Name: name, What: what, Build: build, State: "nomail", Mail: Bounces, Encryption: Bounces, TLS: Bounces, Finger: Fails, Says: says}
 	}

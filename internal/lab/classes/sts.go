@@ -54,7 +54,7 @@ func harmless(name, what, state string, build func(*World) error) Class {
 func failing(name, what string, build func(*World) error) Class {
 	c := good("sts-"+name, what, build)
 	c.Secure = Nothing
-	c.State, c.STS, c.Encryption, c.TLS, c.Says = "broken", "failed", Sealed, Waits, "MTA-STS"
+	c.State, c.STS, c.Encryption, c.TLS, c.Finger, c.Says = "unknown", "failed", Sealed, Waits, "", "client TLS configuration problem"
 	return c
 }
 
@@ -106,10 +106,10 @@ func sts() []Class {
 		enforced("enforce", "mode enforce", "mx.D", shown(fakesmtp.CertOptions{}, "mx.D")),
 		enforced("wildcard", "mode enforce, a pattern with a wildcard", ".D", shown(fakesmtp.CertOptions{}, "*.D")),
 		enforced("several", "mode enforce, several patterns", "mail.D:mx.D:.hosts.D", shown(fakesmtp.CertOptions{}, "mail.D", "mx.D", "*.hosts.D")),
-		enforced("second-host", "mode enforce, two MX hosts, the policy names the second", "b.D", func(w *World) error {
+		atFirst(enforced("second-host", "mode enforce, two MX hosts, the policy names the second", "b.D", func(w *World) error {
 			a, b := "a."+w.Domain, "b."+w.Domain
 			return errors.Join(w.serve(fakesmtp.Behaviour{Name: a}, false), w.serve(fakesmtp.Behaviour{Name: b}, false), w.mx(a, b), w.policy("enforce", "b.D"))
-		}),
+		})),
 		violated("no-match", "mode enforce, no MX host matches", "other.D", shown(fakesmtp.CertOptions{}, "other.D")),
 		violated("self-signed", "mode enforce, self-signed", "mx.D", shown(fakesmtp.CertOptions{SelfSigned: true}, "mx.D")),
 		violated("expired", "mode enforce, the certificate has expired", "mx.D", shown(fakesmtp.CertOptions{Expired: true}, "mx.D")),
