@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -41,7 +42,8 @@ func TestTLSA(t *testing.T) {
 		records  []string
 		signed   []string // default d.example
 		unsigned []string
-		faults   map[string]uint16 // bogus
+		faults   map[string]uint16 // types by name
+		fault    fakedns.Fault     // of them; default Bogus
 		want     policy.DANE
 		base     string // of the first host
 		may      string // opportunistic
@@ -60,6 +62,10 @@ func TestTLSA(t *testing.T) {
 		{name: "bogus TLSA at one, none at the other", records: []string{mx, addr, rec, mx2, add2}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
 		{name: "bogus TLSA at one, unusable at the other", records: []string{mx, addr, rec, mx2, add2, unusable("_25._tcp.mx2.d.example.")}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
 		{name: "bogus TLSA at one, usable at the other", records: []string{mx, addr, rec, mx2, add2, rec2}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, want: policy.DANEPartial, base: "mx.d.example", may: "dane", must: "dane-only"},
+		{name: "no reply for TLSA", records: []string{mx, addr, rec}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, fault: fakedns.Silent, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
+		{name: "TLSA refused", records: []string{mx, addr, rec}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, fault: fakedns.Refused, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
+		{name: "TLSA by TCP", records: []string{mx, addr, rec}, faults: map[string]uint16{"_25._tcp.mx.d.example": dns.TypeTLSA}, fault: fakedns.TruncateUDP, want: policy.DANEFull, base: "mx.d.example", may: "dane-only", must: "dane-only"},
+		{name: "no reply for TLSA of a host that is not signed", records: []string{"d.example. 60 IN MX 10 mx.e.example.", "mx.e.example. 60 IN A 192.0.2.1"}, faults: map[string]uint16{"_25._tcp.mx.e.example": dns.TypeTLSA}, fault: fakedns.Silent, want: policy.DANENone, base: "mx.e.example", must: "encrypt"},
 		{name: "bogus address", records: []string{mx, addr, rec}, faults: map[string]uint16{"mx.d.example": 0}, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
 		{name: "bogus address of one, none at the other", records: []string{mx, addr, rec, mx2, add2}, faults: map[string]uint16{"mx.d.example": 0}, want: policy.DANEFailed, base: "mx.d.example", may: "dane", must: "dane-only"},
 		{name: "one family fails", records: []string{mx, addr, rec}, faults: map[string]uint16{"mx.d.example": dns.TypeAAAA}, want: policy.DANEFull, base: "mx.d.example", may: "dane-only", must: "dane-only"},
@@ -93,6 +99,7 @@ func TestTLSA(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t, tt.records...)
 			if tt.signed == nil {
 				tt.signed = []string{"d.example"}
@@ -102,7 +109,7 @@ func TestTLSA(t *testing.T) {
 				w.dns.SetAuthentic(false, tt.unsigned...)
 			}
 			for name, qtype := range tt.faults {
-				w.dns.Fail(name, qtype, fakedns.Bogus)
+				w.dns.Fail(name, qtype, cmp.Or(tt.fault, fakedns.Bogus))
 			}
 			dest := tt.dest
 			if dest == "" {
