@@ -91,8 +91,11 @@ func TestPolicyThatCannotBeHad(t *testing.T) {
 	s.waits(forced, "b@gone.example", "client TLS configuration problem")
 	s.waits(either, "c@gone.example", "The message waits for verified TLS: gone.example may have an MTA-STS policy")
 	s.sealedAs(either, "c@gone.example")
-	// The policy is there again: what waited goes, and is verified.
+	// The policy is there again, and looked for anew: what waited goes, and is verified.
 	s.check(s.AddPolicy("gone.example", lab.PolicyText("enforce", "mx.gone.example")))
+	s.check(s.Postseal.Stop())
+	s.check(s.Postseal.Start())
+	s.check(s.Postfix.Reload()) // trivial-rewrite(8) remembers for 30 seconds that the map was down
 	s.arrivesByTLS(forced, "b@gone.example")
 	if got := strings.Count(s.Postseal.Log(), "override used"); got != 0 {
 		t.Errorf("%d overrides logged where there are none", got)
