@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -361,9 +362,13 @@ func (d *decider) decide(ctx context.Context, rcpt policy.Address, r *check.Repo
 	}
 	out := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, d.without...)}
 	out.Outcome = d.foretell(result, a, e, fresh.State)
-	if out.Line = out.Sentence(); e.Waits != "" {
+	switch out.Line = out.Sentence(); {
+	case e.Waits != "":
 		out.Line = "waits: " + e.Waits
+	case r.Class == check.ClassNoMail && out.Channel == "plain":
+		out.Line = "Postfix returns it: the domain takes no mail"
 	}
+	out.Reasons = slices.DeleteFunc(out.Reasons, func(reason string) bool { return strings.HasPrefix(out.Line, reason) })
 	return out
 }
 

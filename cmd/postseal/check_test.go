@@ -153,7 +153,7 @@ func TestCheckByRules(t *testing.T) {
 	if _, err := run(t, "domain", "add", "boss@null.example", "--require", "escrow"); err != nil {
 		t.Fatal(err)
 	}
-	for asked, want := range map[string]string{"null.example": "securesmtp:", "boss@null.example": "sealed: the recipient gets a link", "x.example": "nothing is required"} {
+	for asked, want := range map[string]string{"null.example": "securesmtp:", "boss@null.example": "sealed: the recipient gets a link", "x.example": "Postfix returns it"} {
 		out, err := run(t, "check", "--quick", asked)
 		if err != nil || !strings.Contains(out, want) {
 			t.Errorf("%s: no %q (%v):\n%s", asked, want, err, out)

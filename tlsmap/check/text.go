@@ -81,6 +81,24 @@ func (c Class) color() color {
 	return noColor
 }
 
+// Mark is the style of the class on a page: good, warn or bad, "" for neither.
+func (c Class) Mark() string { return marks[c.color()] }
+
+// Mark is the style of the severity on a page, as [Class.Mark].
+func (s Severity) Mark() string { return marks[s.color()] }
+
+var marks = map[color]string{red: "bad", yellow: "warn", green: "good"}
+
+func (s Severity) color() color {
+	switch s {
+	case Critical:
+		return red
+	case Warning:
+		return yellow
+	}
+	return noColor
+}
+
 // WriteText writes the report for a person.
 func (r *Report) WriteText(out io.Writer, s Style) error {
 	w := &writer{out: out, style: s}
@@ -98,8 +116,7 @@ func (r *Report) WriteText(out io.Writer, s Style) error {
 	}
 	label := "To do"
 	for _, a := range r.Advice {
-		c := map[Severity]color{Critical: red, Warning: yellow}[a.Severity]
-		w.line(2, label, in(c, "%s", a.Severity), plain(": %s: %s", a.About, a.Text))
+		w.line(2, label, in(a.Severity.color(), "%s", a.Severity), plain(": %s: %s", a.About, a.Text))
 		label = " "
 	}
 	return w.err
