@@ -241,7 +241,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		}
 	}
 	o := check.Options{Scan: scan.Options{Pause: pause}}
-	policies := newPolicyReader(cfg, k.db, slog.New(slog.DiscardHandler))
+	policies := newPolicyReader(cfg, k.db)
 	o.Prober, err = newProber(cfg, s, log, nil, policies.give, func(p *probe.Options) {
 		for _, f := range change {
 			f(p, &o)
@@ -257,7 +257,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 	k.engine = newEngine(cfg, s, func() *policy.Snapshot { return snapshot }, k.old)
 	k.known = func(_ context.Context, dest string) policy.Posture { return k.old.byDest[dest].Posture }
 	maps := mapConfig(cfg, s, k.engine, nil, log, nil)
-	maps.Published, maps.DANE = publishedBy(cfg, k.old, o.Prober), o.Prober.DANE
+	maps.Published, maps.DANE = publishedBy(cfg, k.old, o.Prober, policies), o.Prober.DANE
 	if k.maps, err = tlsmap.New(maps); err != nil {
 		return nil, err
 	}

@@ -206,12 +206,17 @@ func (x *explainer) open(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	prober, err := newProber(x.cfg, s, log, nil)
+	policies := newPolicyReader(x.cfg, x.db)
+	policies.o.Fresh = false // what counts is what the server keeps
+	prober, err := newProber(x.cfg, s, log, nil, policies.give)
 	if err != nil {
 		return err
 	}
+	if err := policies.load(c.Context); err != nil {
+		return err
+	}
 	x.engine = newEngine(x.cfg, s, func() *policy.Snapshot { return snapshot }, old)
-	x.published = publishedBy(x.cfg, old, prober)
+	x.published = publishedBy(x.cfg, old, prober, policies)
 	conf := mapConfig(x.cfg, s, x.engine, nil, log, nil)
 	conf.Published, conf.DANE = x.published, prober.DANE
 	if err := reportAttributes(c.Context, x.cfg, s, &conf, old.STS); err != nil {

@@ -77,12 +77,17 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if err != nil {
 		return err
 	}
-	prober, err := newProber(m.cfg, m.s, log, nil)
+	policies := newPolicyReader(m.cfg, m.db)
+	policies.o.Fresh = false // what counts is what the server keeps
+	prober, err := newProber(m.cfg, m.s, log, nil, policies.give)
 	if err != nil {
 		return err
 	}
+	if err := policies.load(c.Context); err != nil {
+		return err
+	}
 	conf := mapConfig(m.cfg, m.s, engine, pins, log, nil)
-	conf.Published, conf.DANE = publishedBy(m.cfg, m.postures, prober), prober.DANE
+	conf.Published, conf.DANE = publishedBy(m.cfg, m.postures, prober, policies), prober.DANE
 	if err := reportAttributes(c.Context, m.cfg, m.s, &conf, m.postures.STS); err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
 	"github.com/postseal/postseal/tlsmap/probe"
 	"github.com/postseal/postseal/tlsmap/probe/mtasts"
@@ -28,9 +30,10 @@ func newPolicyKeeper(cfg *config, store mtasts.Store, log *slog.Logger, reg prom
 }
 
 // newPolicyReader makes a keeper for a command, which looks up what the policies are
-// now, and changes nothing in the database; db may be nil.
-func newPolicyReader(cfg *config, db *sql.DB, log *slog.Logger) *policyKeeper {
-	k := newPolicyKeeper(cfg, nil, log, nil)
+// now, and changes nothing in the database; db may be nil. It logs nothing: what it
+// finds is what the command prints.
+func newPolicyReader(cfg *config, db *sql.DB) *policyKeeper {
+	k := newPolicyKeeper(cfg, nil, slog.New(slog.DiscardHandler), nil)
 	k.o.Fresh, k.o.MaxEntries = true, 20_000
 	if db != nil {
 		k.o.Store = mtasts.ReadOnly(db)
@@ -52,6 +55,22 @@ func (k *policyKeeper) give(o *probe.Options) {
 	if k.cache, k.err = mtasts.NewCache(k.o); k.err == nil {
 		o.STS = k.cache
 	}
+}
+
+// heed puts the policy in force of dest in the place of what the last look saw.
+func (k *policyKeeper) heed(dest string, p policy.Published) policy.Published {
+	if k.cache == nil || strings.ContainsAny(dest, "[:") {
+		return p
+	}
+	kept := k.cache.Kept(dest)
+	switch {
+	case kept.State != policy.STSUnknown:
+		now := (&probe.Result{STS: kept}).Published()
+		p.STS, p.STSMatch = now.STS, now.STSMatch
+	case p.STS == policy.STSEnforce || p.STS == policy.STSTesting:
+		p.STS, p.STSMatch = policy.STSUnknown, nil // expired since
+	}
+	return p
 }
 
 // load reads what the store has. It must be called after newProber.

@@ -263,13 +263,14 @@ func verifies(cfg *config) bool { return cfg.str("dane") != "off" || cfg.str("mt
 
 // publishedBy returns what destinations publish, as of the last look where there was
 // one, and else looked up: the answers of a server that has just been asked.
-func publishedBy(cfg *config, old remembered, prober *probe.Prober) func(ctx context.Context, dest string) policy.Published {
+func publishedBy(cfg *config, old remembered, prober *probe.Prober, policies *policyKeeper) func(ctx context.Context, dest string) policy.Published {
 	if !verifies(cfg) {
 		return nil
 	}
 	live := probe.NewManager(prober, nil, probe.ManagerOptions{FactsWait: 10 * time.Second})
 	return func(ctx context.Context, dest string) policy.Published {
-		p := old.Posture(probe.Key(dest), policy.TLSParams{}).Published
+		dest = probe.Key(dest)
+		p := policies.heed(dest, old.Posture(dest, policy.TLSParams{}).Published)
 		if p.DANE == policy.DANEUnknown || p.STS == policy.STSUnknown {
 			p = live.Published(ctx, dest)
 		}

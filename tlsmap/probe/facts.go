@@ -89,6 +89,9 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 	if p.DANE == policy.DANEUnknown || p.DANE == policy.DANEFailed || p.STS == policy.STSUnknown || p.STS == policy.STSFailed {
 		life = factsDoubt
 	}
+	if r.STS != nil && !r.STS.Expires.IsZero() {
+		life = min(life, max(r.STS.Expires.Sub(m.o.Now()), factsDoubt))
+	}
 	if old != nil && p.DANE == policy.DANEUnknown {
 		p.DANE = old.published.DANE // DNS failed: never to less than before
 	}
