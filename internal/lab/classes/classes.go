@@ -167,8 +167,8 @@ func shows(o fakesmtp.CertOptions) func(*World) error {
 // All returns the classes, in the order of the documentation.
 func All() []Class {
 	var all []Class
-	for _, part := range [][]Class{connections(), handshakes(), names(), certificates(), dane(), sts()} {
-		all = append(all, part...)
+	for _, p := range parts {
+		all = append(all, p.classes()...)
 	}
 	return all
 }
