@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"os/exec"
@@ -127,6 +128,28 @@ func TestBudget(t *testing.T) {
 	}
 	if !r.Has("TLSv1.3") || r.version(t, "TLSv1.3").Complete {
 		t.Errorf("%+v", r.Versions)
+	}
+}
+
+// A host that has had enough of us amid the scan: what it said until then is kept, and
+// what was not asked is not called refused.
+func TestHostHasEnough(t *testing.T) {
+	_, cert := issue(t, fakesmtp.CertOptions{Names: []string{"mx.a.example"}})
+	s, err := fakesmtp.Start("127.0.0.1:0", fakesmtp.Behaviour{STARTTLS: true, Certificate: cert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	n := 0
+	start := starter(s.Addr(), &n)
+	r := Scan(t.Context(), func(ctx context.Context) (net.Conn, error) {
+		if n == 8 {
+			return nil, errors.New("greeting: 421 too many connections")
+		}
+		return start(ctx)
+	}, Options{})
+	if !r.Has("TLSv1.2") || r.Complete || !strings.Contains(r.Error, "421") || r.version(t, "TLSv1.2").Complete {
+		t.Errorf("%+v", r)
 	}
 }
 
