@@ -261,3 +261,22 @@ func TestForeignText(t *testing.T) {
 		t.Errorf("the banner is not shown:\n%s", &out)
 	}
 }
+
+// The writer cleans what it is given by itself, whoever forgot to.
+func TestWriterCleans(t *testing.T) {
+	r := Build(&probe.Result{Dest: "a\x1b[2J", Reason: "\u009b31m\u202e", State: policy.NoMail}, nil, nil, noon)
+	r.Decision = &Decision{Line: "\x07", Reasons: []string{"a\r\nb"}}
+	for _, s := range []Style{{}, {Color: true}} {
+		var out bytes.Buffer
+		if err := r.WriteText(&out, s); err != nil {
+			t.Fatal(err)
+		}
+		text := out.String()
+		for _, code := range []string{"\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"} { // ours
+			text = strings.ReplaceAll(text, code, "")
+		}
+		if strings.ContainsAny(text, "\x1b\x07\r\u009b\u202e") || strings.Count(text, "\n") != 3 {
+			t.Errorf("%q", out.String())
+		}
+	}
+}
