@@ -97,9 +97,9 @@ func (s *Server) opportunistic(ctx context.Context, key string) (TLSAnswer, erro
 	case rules.Exempts(a.Input.Domain, now):
 		// Mail for the exempt address may go in plaintext.
 	default:
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
-		defer cancel()
-		own, err := s.cfg.Engine.Own.Own(ctx, a.Input.Domain)
+		patient := within(ctx, s.cfg.DecisionTime)
+		defer patient.end()
+		own, err := s.cfg.Engine.Own.Own(patient, a.Input.Domain)
 		if err != nil {
 			return a, fmt.Errorf("own domains: %w", err)
 		}

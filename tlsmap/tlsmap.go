@@ -198,8 +198,10 @@ func (s *Server) Query(ctx context.Context, mapName, key string) (Reply, error) 
 		text string
 		err  error
 	)
-	if i := strings.IndexFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }); i >= 0 {
-		return Reply{Perm, "key has a control character"}, errors.New("key has a control character")
+	for i := 0; i < len(key); i++ {
+		if key[i] < ' ' || key[i] == 0x7f {
+			return Reply{Perm, "key has a control character"}, errors.New("key has a control character")
+		}
 	}
 	switch mapName {
 	case MapTransport:
@@ -270,8 +272,9 @@ func (s *Server) transport(ctx context.Context, key string) (string, error) {
 	if !pinned && s.cfg.Engine.Plain(&question) {
 		return "", nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)
-	defer cancel()
+	patient := within(ctx, s.cfg.DecisionTime)
+	defer patient.end()
+	ctx = patient
 	if pinned {
 		// A domain that is of this server by now: the splitter would give the message
 		// back, and it would come here again.

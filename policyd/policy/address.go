@@ -65,7 +65,11 @@ func ParseAddress(s string) (Address, error) {
 // breaksOut reports the characters that have a meaning of their own in an SMTP
 // path, and so can't stand in a domain.
 func breaksOut(c rune) bool {
-	return c <= ' ' || c == 0x7f || strings.ContainsRune(`<>()@,;\"`, c)
+	switch c {
+	case '<', '>', '(', ')', '@', ',', ';', '\\', '"', 0x7f:
+		return true
+	}
+	return c <= ' '
 }
 
 // lastAt returns the index of the last @ of s that is not inside a quoted
