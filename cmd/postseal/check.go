@@ -362,13 +362,14 @@ func (d *decider) decide(ctx context.Context, rcpt policy.Address, r *check.Repo
 	}
 	out := &check.Decision{Channel: e.Channel, Transport: e.Transport, TLSPolicy: e.TLSPolicy, Reasons: append(e.Reasons, d.without...)}
 	out.Outcome = d.foretell(result, a, e, fresh.State)
-	switch out.Line = out.Sentence(); {
+	said := out.Sentence()
+	switch out.Line = said; {
 	case e.Waits != "":
 		out.Line = "waits: " + e.Waits
 	case r.Class == check.ClassNoMail && out.Channel == "plain":
 		out.Line = "Postfix returns it: the domain takes no mail"
 	}
-	out.Reasons = slices.DeleteFunc(out.Reasons, func(reason string) bool { return strings.HasPrefix(out.Line, reason) })
+	out.Reasons = slices.DeleteFunc(out.Reasons, func(reason string) bool { return strings.HasPrefix(said, reason) })
 	return out
 }
 
