@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -160,6 +161,46 @@ func TestAlarm(t *testing.T) {
 	if !strings.Contains(out, "ALARM has lost its TLS") || !strings.Contains(out, "ALARM has TLS again") {
 		t.Errorf("posture show:\n%s", out)
 	}
+}
+
+// TestAlarmOfDANE is that a host whose certificate its TLSA records stop to match raises
+// an alarm of its own, and that what must be encrypted waits until they match again.
+func TestAlarmOfDANE(t *testing.T) {
+	const dest, host = "vouched.example", "mx1.vouched.example"
+	var match func() error
+	s := newScene(t, lab.Options{
+		Rules: []string{"domain add " + dest + " --require encryption"},
+		Env:   []string{"POSTSEAL_GRACE=1h"},
+		Prepare: func(b *lab.Bed) error {
+			match = func() error {
+				return b.PublishTLSA(host, b.Host(host).Behaviour().Certificate, 0, [3]uint8{3, 1, 1})
+			}
+			return errors.Join(daneHosts(b, dest, lab.GoodTLS), match())
+		},
+	})
+	s.arrivesByTLS(s.send("a@own.example", "b@"+dest), "b@"+dest)
+	if !lab.Poll(patience, func() bool {
+		out, err := s.CLI("posture", "list", "--state", "works")
+		return err == nil && strings.Contains(out, dest)
+	}) {
+		t.Fatal("the posture is not known")
+	}
+	s.check(s.Record("_25._tcp."+host, "TLSA", wrongTLSA))
+	s.check(s.Postfix.Reload()) // smtp(8) remembers TLSA records for their TTL
+	m := s.send("a@own.example", "c@"+dest)
+	if !lab.Poll(patience, func() bool { return strings.Contains(s.Postseal.Log(), "event=dane-lost") }) {
+		t.Error("no alarm was raised")
+	}
+	s.waits(m, "c@"+dest, "")
+	out, err := s.CLI("posture", "show", dest)
+	s.check(err)
+	if !strings.Contains(out, "ALARM TLSA records don't vouch for its hosts any more") || strings.Contains(out, "has lost its TLS") {
+		t.Errorf("posture show:\n%s", out)
+	}
+	s.check(match())
+	s.check(s.Postfix.Reload())
+	s.arrivesByTLS(m, "c@"+dest)
+	s.notSealed("c@" + dest)
 }
 
 // stale makes what is known of a destination old, while serve does not run.
