@@ -100,16 +100,22 @@ type scanner struct {
 // The order of the questions is that of their worth, for where the connections run
 // out: the versions, the suites of TLS 1.3 and 1.2, whose order they are in, the
 // groups, then of each older version what is insecure in it, and the rest.
-func Scan(ctx context.Context, start Starter, o Options) *Result {
+func Scan(ctx context.Context, start Starter, o Options) (r *Result) {
 	o.Connections = cmp.Or(o.Connections, 40)
 	o.Timeout = cmp.Or(o.Timeout, 10*time.Second)
-	s := &scanner{Options: o, ctx: ctx, start: start, r: &Result{Versions: []Version{}, Groups: []string{}}, seen: map[string]bool{}}
+	r = &Result{Versions: []Version{}, Groups: []string{}}
+	defer func() {
+		if fault := recover(); fault != nil { // foreign input must not end the program
+			r.Complete, r.Error = false, "internal fault: please report this"
+		}
+	}()
+	s := &scanner{Options: o, ctx: ctx, start: start, r: r, seen: map[string]bool{}}
 	if err := s.all(); err != nil {
-		s.r.Error = err.Error()
+		r.Error = err.Error()
 	} else {
-		s.r.Complete = true
+		r.Complete = true
 	}
-	return s.r
+	return r
 }
 
 func (s *scanner) all() error {

@@ -153,6 +153,14 @@ func TestHostHasEnough(t *testing.T) {
 	}
 }
 
+// A fault of ours ends the scan, not the program.
+func TestFault(t *testing.T) {
+	r := Scan(t.Context(), func(context.Context) (net.Conn, error) { panic("a fault") }, Options{})
+	if r == nil || r.Complete || !strings.Contains(r.Error, "internal fault") {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestFaults(t *testing.T) {
 	_, cert := issue(t, fakesmtp.CertOptions{Names: []string{"mx.a.example"}})
 	for _, tt := range []struct {
