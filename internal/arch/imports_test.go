@@ -18,15 +18,16 @@ const module = "github.com/postseal/postseal/"
 // cmd stands above all and is not limited.
 var allowed = map[string][]string{
 	"policyd/policy":     {},
-	"policyd":            {"policyd/policy", "internal/accept"},
+	"policyd":            {"policyd/policy", "internal/accept", "internal/audit"},
 	"tlsmap":             {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
 	"tlsmap/probe":       {"policyd/policy", "tlsmap/probe/..."},
-	"escrow":             {"policyd/policy", "escrow/...", "internal/accept", "internal/relaymail"},
-	"sql":                {"policyd/policy", "tlsmap/...", "escrow/...", "internal/relaymail"},
+	"escrow":             {"policyd/policy", "escrow/...", "internal/accept", "internal/audit", "internal/relaymail"},
+	"sql":                {"policyd/policy", "tlsmap/...", "escrow/...", "internal/audit", "internal/relaymail"},
 	"contrib/postfix":    {"policyd/policy"},
 	"internal/accept":    {},
 	"internal/adminpage": {},
 	"internal/arch":      {},
+	"internal/audit":     {},
 	"internal/lab":       {"internal/lab/..."},
 	"internal/lab/bench": {"policyd/policy", "tlsmap/...", "escrow/...", "sql", "internal/..."}, // measures the whole
 	"internal/relaymail": {},

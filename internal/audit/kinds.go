@@ -1,0 +1,65 @@
+package audit
+
+// Kinds of entries. docs/audit.md has a line on each.
+const (
+	// Mail.
+	Decision   = "decision"   // what the rules say of a recipient, and what was answered
+	Reinjected = "reinjected" // given back to Postfix, for TLS or for a recipient of this server
+	Sealed     = "sealed"     // sealed for a recipient
+
+	// Notices.
+	NoticeQueued  = "notice-queued"
+	NoticeSent    = "notice-sent" // Postfix has it
+	NoticeBounced = "notice-bounced"
+
+	// The pickup.
+	CodeSent    = "code-queued"
+	TryRight    = "verified"
+	TryWrong    = "verify-failed"
+	Locked      = "locked" // after too many tries
+	Read        = "read"   // the first time
+	Opened      = "opened" // again
+	Downloaded  = "downloaded"
+	ReplyQueued = "reply-queued"
+	ReplySent   = "reply-sent" // the splitter has it
+	ReplyFailed = "reply-failed"
+
+	// The life of a sealed message.
+	Retracted = "retracted"
+	Extended  = "extended"
+	Expired   = "expired"
+	Relinked  = "relinked" // a new link; the old one is dead
+
+	// Accounts and settings of recipients.
+	AccountEnrolled = "account-enrolled"
+	AccountChanged  = "account-changed" // password, TOTP, passkeys, signed out
+	AccountReset    = "account-reset"
+	DeviceDropped   = "device-dropped"
+	RecipientSet    = "recipient-set"
+	RecipientReset  = "recipient-reset"
+
+	// Administration.
+	RuleAdded      = "rule-added"
+	RuleChanged    = "rule-changed"
+	RuleRemoved    = "rule-removed"
+	RulesImported  = "rules-imported" // too many to have an entry each
+	TriggerAdded   = "trigger-added"
+	TriggerChanged = "trigger-changed"
+	TriggerRemoved = "trigger-removed"
+	APIKeyAdded    = "api-key-added"
+	APIKeyRemoved  = "api-key-removed"
+	KeyChanged     = "key-changed" // the server's keys
+	Started        = "started"     // postseal serve
+	Pruned         = "pruned"      // the log itself: entries older than audit-keep
+)
+
+// Kinds are all kinds of entries.
+var Kinds = []string{
+	Decision, Reinjected, Sealed,
+	NoticeQueued, NoticeSent, NoticeBounced,
+	CodeSent, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
+	Retracted, Extended, Expired, Relinked,
+	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
+	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
+	APIKeyAdded, APIKeyRemoved, KeyChanged, Started, Pruned,
+}
