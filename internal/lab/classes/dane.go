@@ -205,6 +205,13 @@ func daneRecords() []Class {
 		w.DNS.Fail("_25._tcp."+w.MX(), dns.TypeTLSA, fakedns.Silent)
 		return signed(fakesmtp.CertOptions{}, ee)(w)
 	}
+	// DANE and a rule: both must hold.
+	leveled := func(c Class) Class {
+		c.Name, c.What, c.Level, c.Mail, c.Policy = c.Name+"-verify", c.What+", and the rule says verify", "verify", None, "dane-only"
+		return c
+	}
+	distrusted := leveled(refutes("self-signed", "usage 3, self-signed", signed(fakesmtp.CertOptions{SelfSigned: true}, ee)))
+	distrusted.State, distrusted.Policy, distrusted.Secure, distrusted.Finger, distrusted.Says = "works", Nothing, Nothing, "", "client TLS configuration problem"
 	return []Class{
 		verifies("rollover", "two records, one of the next key", func(w *World) error {
 			if err := signed(fakesmtp.CertOptions{}, ee)(w); err != nil {
@@ -224,6 +231,8 @@ func daneRecords() []Class {
 			return signed(fakesmtp.CertOptions{}, ee)(w)
 		}),
 		stripped, barren, bogus, silent,
+		leveled(verifies("trusted", "the record matches, and so does the certificate", signed(fakesmtp.CertOptions{}, ee))),
+		distrusted,
 		insecure("none", "a signed zone without TLSA records", func(w *World) error {
 			w.Sign()
 			return w.host(fakesmtp.Behaviour{})

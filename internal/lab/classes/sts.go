@@ -98,6 +98,11 @@ func sts() []Class {
 	stripped.State, stripped.Finger, stripped.Says = "absent", Fails, "TLS is required"
 	untrusted := func(c Class) Class { c.Finger = Untrusted; return c }
 	elsewhere := []string{"mx.elsewhere.example"}
+	deep := enforced("deep-wildcard", "mode enforce, the host is two labels below the pattern, whose wildcard is for one (RFC 8461, section 4.1)", ".D", func(w *World) error {
+		host := "a.mx." + w.Domain
+		return errors.Join(w.serve(fakesmtp.Behaviour{Name: host}, false), w.mx(host), w.policy("enforce", "*.D"))
+	})
+	deep.State, deep.Unforeseen = "broken", "Postfix's `.D` takes names of any depth; the certificate is below D all the same"
 	wins := verifies("beats-sts", "TLSA records that match, and an MTA-STS policy that does not: DANE goes first", func(w *World) error {
 		return errors.Join(signed(fakesmtp.CertOptions{}, ee)(w), w.policy("enforce", "other.D"))
 	})
@@ -110,6 +115,10 @@ func sts() []Class {
 			a, b := "a."+w.Domain, "b."+w.Domain
 			return errors.Join(w.serve(fakesmtp.Behaviour{Name: a}, false), w.serve(fakesmtp.Behaviour{Name: b}, false), w.mx(a, b), w.policy("enforce", "b.D"))
 		})),
+		deep,
+		enforced("expires-at-once", "mode enforce, max_age 0: expired as soon as it is there, and fetched anew at each look", "mx.D", func(w *World) error {
+			return errors.Join(w.host(fakesmtp.Behaviour{}), w.AddPolicy(w.Domain, strings.Replace(lab.PolicyText("enforce", w.MX()), "86400", "0", 1)))
+		}),
 		violated("no-match", "mode enforce, no MX host matches", "other.D", shown(fakesmtp.CertOptions{}, "other.D")),
 		violated("self-signed", "mode enforce, self-signed", "mx.D", shown(fakesmtp.CertOptions{SelfSigned: true}, "mx.D")),
 		violated("expired", "mode enforce, the certificate has expired", "mx.D", shown(fakesmtp.CertOptions{Expired: true}, "mx.D")),
