@@ -105,6 +105,8 @@ type world struct {
 	times  []time.Time // of mails
 	refuse int         // so many mails are refused
 	status []int       // of the next posts; none: 204
+
+	strayed []string // requests that are no posts to the webhook
 }
 
 func (w *world) deliver(_ context.Context, from, to string, text []byte) error {
@@ -124,6 +126,9 @@ func (w *world) deliver(_ context.Context, from, to string, text []byte) error {
 func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if r.URL.Host != "hook.example" || r.Method != http.MethodPost {
+		w.strayed = append(w.strayed, r.Method+" "+r.URL.String())
+	}
 	if len(w.status) > 0 {
 		s := w.status[0]
 		w.status = w.status[1:]
@@ -191,6 +196,9 @@ func TestAlarmsAreToldOnceByEachWay(t *testing.T) {
 		stop()
 		if strings.Contains(log.String(), "SECRET") || !strings.Contains(log.String(), "hook.example") {
 			t.Errorf("log: %s", log.String())
+		}
+		if len(w.strayed) > 0 {
+			t.Errorf("a redirect was followed: %q", w.strayed)
 		}
 		if p := w.posts[0]; p.Version != 1 || p.Host != "mx.own.example" || len(p.Alarms) != 2 || p.Alarms[0].ID != 1 ||
 			p.Alarms[0].Dest != "a.example" || p.Alarms[0].Ends || !strings.Contains(p.Text, "b.example has lost its TLS") || p.AtOnce != 0 {
