@@ -104,7 +104,7 @@ func run(ctx context.Context, s *settings) error {
 	defer p.stop()
 	if s.wants("start") {
 		heading("Restart")
-		fmt.Printf("ready after %.2f s with %d rules and %d postures, %d MB resident\n", p.ready.Seconds(), s.rules, s.domains, p.resident()>>20)
+		fmt.Printf("  ready after %.2f s, %.2f s of CPU, with %d rules and %d postures, %d MB resident\n", p.ready.Seconds(), p.started.Seconds(), s.rules, s.domains, p.resident()>>20)
 	}
 	if s.wants("map") {
 		if err := warmMaps(s, p); err != nil {

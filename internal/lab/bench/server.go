@@ -24,6 +24,8 @@ type server struct {
 	maps   string // address of the socketmap server
 	policy string
 	ready  time.Duration // from its start to its first answer
+
+	started time.Duration // processor time up to that
 }
 
 // startEcho runs this program as an echo server: it answers each request, which ends at
@@ -121,7 +123,7 @@ func startPostseal(ctx context.Context, s *settings, dir, resolver string) (*ser
 		if err == nil {
 			r.Body.Close()
 			if r.StatusCode == http.StatusOK {
-				p.ready = time.Since(start)
+				p.ready, p.started = time.Since(start), p.cpu()
 				return p, nil
 			}
 		}
