@@ -214,6 +214,9 @@ func (s *Server) askable(key string) bool {
 		return false
 	}
 	host := hostOf(key)
+	if host == key { // Postfix asks as the recipient's address is written, maybe in Unicode
+		host = policy.CanonicalDomain(host)
+	}
 	return host != "" && host[0] != '[' && !strings.ContainsAny(host, "]@ ") && printable(host)
 }
 

@@ -14,28 +14,29 @@ import (
 
 // published is what destinations publish; one that is not listed: nothing.
 var published = map[string]policy.Published{
-	"dane.example":       {DANE: policy.DANEFull, STS: policy.STSEnforce, STSMatch: []string{"mx.dane.example"}},
-	"[mx.dane.example]":  {DANE: policy.DANEFull, STS: policy.STSOff},
-	"partial.example":    {DANE: policy.DANEPartial, STS: policy.STSNone},
-	"unusable.example":   {DANE: policy.DANEUnusable, STS: policy.STSNone},
-	"bogus.example":      {DANE: policy.DANEFailed, STS: policy.STSNone},
-	"sts.example":        {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.sts.example", ".backup.example"}},
-	"testing.example":    {DANE: policy.DANENone, STS: policy.STSTesting, STSMatch: []string{"mx.testing.example"}},
-	"stsfailed.example":  {DANE: policy.DANENone, STS: policy.STSFailed},
-	"unknown.example":    {},
-	"broken.example":     {DANE: policy.DANEFull, STS: policy.STSNone},
-	"brokensts.example":  {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.else.example"}},
-	"named.example":      {DANE: policy.DANEFull, STS: policy.STSNone},
-	"namedmet.example":   {DANE: policy.DANEFull, STS: policy.STSNone},
-	"namedsts.example":   {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{".namedsts.example", "gw.example"}},
-	"clash.example":      {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.clash.example"}},
-	"exempt.example":     {DANE: policy.DANEFull, STS: policy.STSNone},
-	"own.example":        {DANE: policy.DANEFull, STS: policy.STSNone},
-	"[relay.example]:25": {DANE: policy.DANENone, STS: policy.STSOff},
+	"dane.example":          {DANE: policy.DANEFull, STS: policy.STSEnforce, STSMatch: []string{"mx.dane.example"}},
+	"xn--bcher-kva.example": {DANE: policy.DANEFull, STS: policy.STSNone},
+	"[mx.dane.example]":     {DANE: policy.DANEFull, STS: policy.STSOff},
+	"partial.example":       {DANE: policy.DANEPartial, STS: policy.STSNone},
+	"unusable.example":      {DANE: policy.DANEUnusable, STS: policy.STSNone},
+	"bogus.example":         {DANE: policy.DANEFailed, STS: policy.STSNone},
+	"sts.example":           {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.sts.example", ".backup.example"}},
+	"testing.example":       {DANE: policy.DANENone, STS: policy.STSTesting, STSMatch: []string{"mx.testing.example"}},
+	"stsfailed.example":     {DANE: policy.DANENone, STS: policy.STSFailed},
+	"unknown.example":       {},
+	"broken.example":        {DANE: policy.DANEFull, STS: policy.STSNone},
+	"brokensts.example":     {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.else.example"}},
+	"named.example":         {DANE: policy.DANEFull, STS: policy.STSNone},
+	"namedmet.example":      {DANE: policy.DANEFull, STS: policy.STSNone},
+	"namedsts.example":      {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{".namedsts.example", "gw.example"}},
+	"clash.example":         {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.clash.example"}},
+	"exempt.example":        {DANE: policy.DANEFull, STS: policy.STSNone},
+	"own.example":           {DANE: policy.DANEFull, STS: policy.STSNone},
+	"[relay.example]:25":    {DANE: policy.DANENone, STS: policy.STSOff},
 }
 
 func lookUp(_ context.Context, dest string) policy.Published {
-	p, ok := published[strings.ToLower(dest)]
+	p, ok := published[probe.Key(dest)]
 	if !ok {
 		return policy.Published{DANE: policy.DANENone, STS: policy.STSNone}
 	}
@@ -77,6 +78,8 @@ func TestVerifiedTLS(t *testing.T) {
 		{"nothing.example", "NOTFOUND", encrypt},
 		{"dane.example", "OK dane-only", "OK dane-only" + floor},
 		{"DANE.Example", "OK dane-only", "OK dane-only" + floor},
+		{"Bücher.example", "OK dane-only", "OK dane-only" + floor}, // as typed
+		{"[bücher.example]", "NOTFOUND", encrypt},
 		{".dane.example", "NOTFOUND", encrypt}, // nobody's destination
 		{"[mx.dane.example]", "OK dane-only", "OK dane-only" + floor},
 		{"[192.0.2.1]", "NOTFOUND", encrypt},

@@ -210,7 +210,7 @@ func (f *Fetcher) get(ctx context.Context, host string, addr netip.Addr) (text [
 	if text, err = io.ReadAll(io.LimitReader(res.Body, MaxPolicy+1)); err != nil {
 		return nil, true, err
 	}
-	if false {
+	if len(text) > MaxPolicy {
 		return nil, true, fmt.Errorf("longer than %d bytes", MaxPolicy)
 	}
 	return text, true, nil
