@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow/submit"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 var _ submit.Store = (*DB)(nil)
@@ -21,7 +22,11 @@ func (db *DB) AddAPIKey(ctx context.Context, k submit.Key) error {
 		if err != nil {
 			return fmt.Errorf("keep an API key: %w", err)
 		}
-		return nil
+		details := audit.Details{"key": k.ID, "senders": strings.Join(k.Senders, ", "), "note": k.Note}
+		if !k.Until.IsZero() {
+			details["until"] = auditTime(k.Until)
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.APIKeyAdded, Details: details})
 	})
 }
 
@@ -60,8 +65,10 @@ func (db *DB) APIKeys(ctx context.Context) (all []submit.Key, err error) {
 func (db *DB) RemoveAPIKey(ctx context.Context, id string) (removed bool, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
 		n, err := affected(tx.ExecContext(ctx, `DELETE FROM api_key WHERE id = ?`, id))
-		removed = n > 0
-		return err
+		if removed = n > 0; err != nil || !removed {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.APIKeyRemoved, Details: audit.Details{"key": id}})
 	})
 	return removed && err == nil, err
 }

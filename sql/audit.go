@@ -19,12 +19,13 @@ func (db *DB) Audit(ctx context.Context, entries ...audit.Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
-	return db.write(ctx, func(tx *dbsql.Tx) error { return db.appendAudit(ctx, tx, entries...) })
+	return db.write(ctx, func(tx *dbsql.Tx) error { return appendAudit(ctx, tx, db.now(), entries...) })
 }
 
-// appendAudit appends entries in the transaction of what they tell of. The transaction
-// has the write lock from its beginning, so nobody else appends meanwhile.
-func (db *DB) appendAudit(ctx context.Context, tx *dbsql.Tx, entries ...audit.Entry) error {
+// appendAudit appends entries in the transaction of what they tell of, behind those
+// that [audit.Also] has put into ctx. now is the time of those that have none. The
+// transaction has the write lock from its beginning, so nobody else appends meanwhile.
+func appendAudit(ctx context.Context, tx *dbsql.Tx, now time.Time, entries ...audit.Entry) error {
 	entries = append(audit.Pending(ctx), entries...)
 	if len(entries) == 0 {
 		return nil
@@ -41,7 +42,7 @@ func (db *DB) appendAudit(ctx context.Context, tx *dbsql.Tx, entries ...audit.En
 	defer put.Close()
 	for _, e := range entries {
 		if e.At.IsZero() {
-			e.At = db.now()
+			e.At = now
 		}
 		if e.Actor == (audit.Actor{}) {
 			e.Actor = audit.By(ctx)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -34,7 +35,7 @@ func (db *DB) Create(ctx context.Context, items []escrow.NewItem, d escrow.Diges
 				return err
 			}
 		}
-		return nil
+		return appendAudit(ctx, tx, db.now(), sealedEntries(items)...)
 	})
 }
 
@@ -209,6 +210,9 @@ func (db *DB) MarkRead(ctx context.Context, pickup, how string, now time.Time, m
 				return err
 			}
 		}
+		if err := auditPickup(ctx, tx, now, pickup, audit.Read, audit.Details{"how": how}); err != nil {
+			return err
+		}
 		return noteEvent(ctx, tx, pickup, escrow.Event{At: now, What: escrow.EventRead, Detail: how})
 	})
 	return first && err == nil, err
@@ -230,6 +234,12 @@ func (db *DB) Relink(ctx context.Context, pickup string, l escrow.Link, now time
 			if _, err := tx.ExecContext(ctx, q, pickup); err != nil {
 				return err
 			}
+		}
+		if err := auditPickup(ctx, tx, now, pickup, audit.Relinked, audit.Details{"verify": l.Verify}); err != nil {
+			return err
+		}
+		if err := auditPickup(ctx, tx, now, pickup, audit.NoticeQueued, nil); err != nil {
+			return err
 		}
 		return queueMail(ctx, tx, &l.Mail)
 	})
@@ -273,6 +283,9 @@ func (db *DB) end(ctx context.Context, state, by string, now time.Time, cond str
 				return err
 			}
 			if err := noteEvent(ctx, tx, id, escrow.Event{At: now, What: state, Detail: by}); err != nil {
+				return err
+			}
+			if err := auditPickup(ctx, tx, now, id, endKinds[state], audit.Details{"by": by}); err != nil {
 				return err
 			}
 			for _, q := range []string{

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // devicesKept is how many devices of each verification an address may have; the
@@ -56,8 +57,10 @@ func (db *DB) SeenDevice(ctx context.Context, id []byte, now time.Time) error {
 func (db *DB) DropDevice(ctx context.Context, address string, id []byte) (dropped bool, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
 		n, err := affected(tx.ExecContext(ctx, `DELETE FROM escrow_device WHERE address = ? AND id = ?`, address, id))
-		dropped = n > 0
-		return err
+		if dropped = n > 0; err != nil || !dropped {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.DeviceDropped, Recipient: address})
 	})
 	return dropped && err == nil, err
 }
@@ -65,8 +68,11 @@ func (db *DB) DropDevice(ctx context.Context, address string, id []byte) (droppe
 // DropDevices forgets all devices of an address.
 func (db *DB) DropDevices(ctx context.Context, address string) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM escrow_device WHERE address = ?`, address)
-		return err
+		n, err := affected(tx.ExecContext(ctx, `DELETE FROM escrow_device WHERE address = ?`, address))
+		if err != nil || n == 0 {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.DeviceDropped, Recipient: address, Details: audit.Details{"which": "all"}})
 	})
 }
 
@@ -149,7 +155,7 @@ func (db *DB) ChangeAccount(ctx context.Context, c escrow.AccountChange) error {
 				return err
 			}
 		}
-		return nil
+		return auditAccount(ctx, tx, &c)
 	})
 }
 
@@ -326,6 +332,10 @@ func (db *DB) DeleteAccount(ctx context.Context, address string, e escrow.Event)
 			return err
 		}
 		if err := deleteAccount(ctx, tx, address); err != nil || !deleted {
+			return err
+		}
+		err = appendAudit(ctx, tx, e.At, audit.Entry{Kind: audit.AccountReset, Recipient: address, Details: audit.Details{"by": e.Detail}})
+		if err != nil {
 			return err
 		}
 		ids, err := column(ctx, tx, `SELECT id FROM escrow_pickup WHERE recipient_key = ? AND wrap IS NOT NULL AND expires_at > ?`, address, micros(e.At))

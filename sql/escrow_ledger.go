@@ -38,7 +38,10 @@ func (db *DB) Settled(ctx context.Context, d escrow.Digest, sender string, recip
 // Settle records an outcome. The first one stays.
 func (db *DB) Settle(ctx context.Context, d escrow.Digest, sender string, recipients []string, o escrow.Outcome) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		return settle(ctx, tx, d, sender, recipients, o, db.now(), false)
+		if err := settle(ctx, tx, d, sender, recipients, o, db.now(), false); err != nil {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now()) // what the caller knows of it
 	})
 }
 

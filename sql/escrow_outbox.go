@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 func queueMail(ctx context.Context, tx *dbsql.Tx, m *escrow.NewMail) error {
@@ -81,6 +82,9 @@ func noticeSent(ctx context.Context, tx *dbsql.Tx, pickup string, now time.Time)
 	if err != nil {
 		return err
 	}
+	if err := auditPickup(ctx, tx, now, pickup, audit.NoticeSent, nil); err != nil {
+		return err
+	}
 	return noteEvent(ctx, tx, pickup, e)
 }
 
@@ -107,6 +111,9 @@ func (db *DB) NoticeBounced(ctx context.Context, pickup string, mail *escrow.New
 			return err
 		}
 		now := db.now()
+		if err := auditPickup(ctx, tx, now, pickup, audit.NoticeBounced, nil); err != nil {
+			return err
+		}
 		if err := noteEvent(ctx, tx, pickup, escrow.Event{At: now, What: escrow.EventBounced}); err != nil || mail == nil {
 			return err
 		}

@@ -66,6 +66,9 @@ func (db *DB) CreateReply(ctx context.Context, r escrow.StoredReply) error {
 // ChangeReply changes a reply that is still as it was read.
 func (db *DB) ChangeReply(ctx context.Context, c escrow.ReplyChange) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
+		if err := auditReply(ctx, tx, &c); err != nil {
+			return err
+		}
 		n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_reply SET version = version + 1, state = ?, sealed = ?, size = ?, attempts = ?, changed_at = ?, due_at = ?, sent_at = ?
 			WHERE id = ? AND version = ?`, c.State, c.Sealed, c.Size, c.Attempts, micros(c.Changed), micros(c.Due), micros(c.QueuedAt), c.ID, c.Version))
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // An event that repeats the last of its kind within eventRepeats is not kept
@@ -157,6 +158,9 @@ func (db *DB) Extend(ctx context.Context, item, recipient string, expires time.T
 				return err
 			}
 			if err := noteEvent(ctx, tx, id, e); err != nil {
+				return err
+			}
+			if err := auditPickup(ctx, tx, e.At, id, audit.Extended, audit.Details{"by": e.Detail, "until": auditTime(expires)}); err != nil {
 				return err
 			}
 		}

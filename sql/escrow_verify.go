@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // AddCode keeps the tag of a code and queues its mail.
@@ -28,6 +29,9 @@ func (db *DB) AddCode(ctx context.Context, pickup string, tag []byte, expires ti
 			SELECT tag FROM escrow_code WHERE pickup_id = ? ORDER BY expires_at DESC, rowid DESC LIMIT ?)`, pickup, pickup, keep)
 		if err != nil {
 			return fmt.Errorf("keep a code: %w", err)
+		}
+		if err := auditPickup(ctx, tx, mail.Created, pickup, audit.CodeQueued, nil); err != nil {
+			return err
 		}
 		return queueMail(ctx, tx, &mail)
 	})
@@ -197,7 +201,10 @@ func (db *DB) SetRecipient(ctx context.Context, r escrow.StoredRecipient) error 
 		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_recipient (address, verify, passphrase, hashed, changed_at) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (address) DO UPDATE SET verify = excluded.verify, passphrase = excluded.passphrase, hashed = excluded.hashed, changed_at = excluded.changed_at`,
 			r.Address, r.Verify, r.Passphrase, r.Hashed, micros(r.Changed))
-		return err
+		if err != nil {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.RecipientSet, Recipient: r.Address, Details: audit.Details{"verify": r.Verify}})
 	})
 }
 
@@ -246,8 +253,10 @@ func (db *DB) recipients(ctx context.Context, where string, args ...any) ([]escr
 func (db *DB) ResetRecipient(ctx context.Context, address string) (deleted bool, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
 		n, err := affected(tx.ExecContext(ctx, `DELETE FROM escrow_recipient WHERE address = ?`, address))
-		deleted = n > 0
-		return err
+		if deleted = n > 0; err != nil || !deleted {
+			return err
+		}
+		return appendAudit(ctx, tx, db.now(), audit.Entry{Kind: audit.RecipientReset, Recipient: address})
 	})
 	return deleted && err == nil, err
 }

@@ -76,6 +76,7 @@ func keyOf(r *policy.Rule) key { return key{r.Scope, r.Pattern} }
 type change struct {
 	remove []key
 	set    []*policy.Rule // new ones, or in the place of those with the same key
+	before map[key]*policy.Rule
 }
 
 // Rules returns all rules, sorted by scope and pattern, and their version.
@@ -254,7 +255,7 @@ func check(rules []*policy.Rule, o ChangeOptions, now time.Time, plan func(have 
 	if err != nil {
 		return change{}, err
 	}
-	c.set = slices.Clone(c.set)
+	c.set, c.before = slices.Clone(c.set), have
 	for i, r := range c.set {
 		if end := r.Until.Truncate(time.Microsecond); !end.Equal(r.Until) {
 			kept := *r // checked as it will be kept
@@ -360,6 +361,9 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r, err)
 		}
+	}
+	if err := auditRules(ctx, tx, db.now(), &c, rules); err != nil {
+		return err
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE meta SET value = value + 1 WHERE name = 'rules_version'`)
 	return err

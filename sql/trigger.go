@@ -37,9 +37,10 @@ func (db *DB) Triggers(ctx context.Context) ([]*policy.Trigger, error) {
 	return list, db.explain(err)
 }
 
+const selectTrigger = `SELECT id, kind, header, pattern, sender, requirement, remove, note, until_at, created_at FROM content_rule `
+
 func loadTriggers(ctx context.Context, q querier) ([]*policy.Trigger, error) {
-	rows, err := q.QueryContext(ctx, `SELECT id, kind, header, pattern, sender, requirement, remove, note, until_at, created_at
-		FROM content_rule ORDER BY kind, header, pattern, sender`)
+	rows, err := q.QueryContext(ctx, selectTrigger+`ORDER BY kind, header, pattern, sender`)
 	if err != nil {
 		return nil, fmt.Errorf("read the triggers: %w", err)
 	}
@@ -113,6 +114,10 @@ func putTrigger(ctx context.Context, tx *dbsql.Tx, t *policy.Trigger, replace bo
 	if t.Remove {
 		remove = 1
 	}
+	before, err := triggerLike(ctx, tx, t)
+	if err != nil {
+		return err
+	}
 	insert := `INSERT INTO content_rule (kind, header, pattern, sender, requirement, remove, note, until_at, created_at)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (kind, header, pattern, sender) DO `
 	if replace {
@@ -130,18 +135,25 @@ func putTrigger(ctx context.Context, tx *dbsql.Tx, t *policy.Trigger, replace bo
 	} else if n == 0 {
 		return fmt.Errorf("%s for %s: %w: remove it first, or import with --replace", t.What(), t.Who(), ErrExists)
 	}
-	return nil
+	return auditTrigger(ctx, tx, now, before, t)
 }
 
 // RemoveTrigger removes a trigger by its ID. removed is false if there is none.
 func (db *DB) RemoveTrigger(ctx context.Context, id int64) (removed bool, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		before, err := triggerWhere(ctx, tx, `id = ?`, id)
+		if err != nil {
+			return err
+		}
 		done, err := tx.ExecContext(ctx, `DELETE FROM content_rule WHERE id = ?`, id)
 		if err != nil {
 			return fmt.Errorf("remove trigger %d: %w", id, err)
 		}
 		n, err := done.RowsAffected()
 		if removed = n > 0; err != nil || !removed {
+			return err
+		}
+		if err := auditTrigger(ctx, tx, db.now(), before, nil); err != nil {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE meta SET value = value + 1 WHERE name = 'rules_version'`)

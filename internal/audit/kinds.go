@@ -13,7 +13,7 @@ const (
 	NoticeBounced = "notice-bounced"
 
 	// The pickup.
-	CodeSent    = "code-queued"
+	CodeQueued  = "code-queued"
 	TryRight    = "verified"
 	TryWrong    = "verify-failed"
 	Locked      = "locked" // after too many tries
@@ -57,7 +57,7 @@ const (
 var Kinds = []string{
 	Decision, Reinjected, Sealed,
 	NoticeQueued, NoticeSent, NoticeBounced,
-	CodeSent, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
+	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
 	Retracted, Extended, Expired, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
