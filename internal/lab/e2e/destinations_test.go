@@ -23,7 +23,7 @@ import (
 
 // settleTime bounds how long mail for all classes may take to arrive, to be sealed or
 // to be deferred twice.
-const settleTime = 100 * time.Second
+var settleTime = patience * 5 / 3
 
 // destination is a class and what came of mail for it.
 type destination struct {
