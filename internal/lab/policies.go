@@ -64,19 +64,7 @@ func (n *Internet) Web() (*fakeweb.Server, error) {
 	return web, nil
 }
 
-// WebUp has the policy hosts answer again, with none of the sites that they had.
-func (n *Internet) WebUp() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	web, err := fakeweb.Start(n.webIP+":443", n.CA)
-	if err != nil {
-		return err
-	}
-	n.web = web
-	return nil
-}
-
-// WebDown has every policy host refuse connections.
+// WebDown has every policy host refuse connections, for good.
 func (n *Internet) WebDown() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -21,6 +21,7 @@ func TestMTASTS(t *testing.T) {
 	s := newScene(t, lab.Options{
 		Hosts: map[string]lab.Kind{
 			"good.example": lab.GoodTLS, "below.example": lab.GoodTLS, "testing.example": lab.GoodTLS, "moved.example": lab.GoodTLS,
+			"lost.example":  lab.GoodTLS,
 			"strip.example": lab.NoTLS, "elsewhere.example": lab.GoodTLS,
 		},
 		Rules: []string{
@@ -43,20 +44,21 @@ func TestMTASTS(t *testing.T) {
 				b.AddPolicy("elsewhere.example", lab.PolicyText("enforce", "mx.another.example")),
 				b.AddPolicy("strip.example", lab.PolicyText("enforce", "mx.strip.example")),
 				b.AddPolicy("testing.example", lab.PolicyText("testing", "mx.another.example")),
+				b.AddPolicy("lost.example", lab.PolicyText("enforce", "mx.lost.example")),
 				b.AddPolicy("moved.example", lab.PolicyText("enforce", "mx.moved.example")),
 			)
 		},
 	})
 	// answer is what the opportunistic map says once the policy is known.
 	answer := func(domain, want string) {
-		t.Helper()
+		s.t.Helper()
 		var out string
 		if !s.Wait(patience, func() bool {
 			var err error
 			out, err = s.CLI("map", "query", "tls-policy", domain)
 			return err == nil && strings.TrimSpace(out) == want
 		}) {
-			t.Errorf("tls-policy of %s is %q, want %q", domain, out, want)
+			s.t.Errorf("tls-policy of %s is %q, want %q", domain, out, want)
 		}
 	}
 
@@ -89,35 +91,37 @@ func TestMTASTS(t *testing.T) {
 		}
 	})
 	s.run("testing demands nothing", func(t *testing.T) {
-		s.arrivesByTLS(s.plain("a@own.example", "b@moved.example"), "b@moved.example") // its policy is kept from here on
 		s.arrives(s.plain("a@own.example", "b@testing.example"), "b@testing.example")
 	})
+	s.run("a new policy is seen when the hosts move", func(t *testing.T) {
+		s.arrivesByTLS(s.plain("a@own.example", "b@moved.example"), "b@moved.example")
+		good, err := s.Behaviour(lab.GoodTLS, "mx.new.example")
+		s.check(err)
+		_, err = s.AddHost("moved.example", good)
+		s.check(err)
+		s.check(s.AddPolicy("moved.example", lab.PolicyText("enforce", "mx.new.example")))
+		m := s.send("a@own.example", "later@moved.example")
+		// What a destination publishes counts for a minute at least.
+		s.Wait(time.Minute+patience, func() bool { return s.count(m.mark, "later@moved.example") > 0 })
+		s.arrivesByTLS(m, "later@moved.example")
+		answer("moved.example", "secure match=mx.new.example servername=hostname")
+	})
 	s.run("kept over a restart, whatever is down", func(t *testing.T) {
+		for _, to := range []string{"before@good.example", "before@lost.example"} { // their policies are kept from here on
+			s.arrivesByTLS(s.plain("a@own.example", to), to)
+		}
 		s.check(s.WebDown())
 		s.DNS.Fail("", dns.TypeTXT, fakedns.Servfail)
 		s.check(s.Postseal.Stop())
 		s.check(s.Postseal.Start())
 		s.arrivesByTLS(s.send("a@own.example", "after@good.example"), "after@good.example")
 		answer("good.example", "secure match=mx.good.example servername=hostname")
-		// The host of a domain with a policy loses its certificate: nothing is let pass.
-		h := s.host("moved.example")
+		// A host of a domain with a policy that offers no TLS any more gets nothing.
+		h := s.host("lost.example")
 		b := h.Behaviour()
 		b.STARTTLS = false
 		h.Set(b)
-		s.waits(s.accepted(s.secret(lab.Message{From: "a@own.example", To: []string{"after@moved.example"}})), "after@moved.example", "")
-	})
-	s.run("a new policy is seen when the hosts move", func(t *testing.T) {
-		s.DNS.Fail("", dns.TypeTXT, fakedns.NoFault)
-		m := s.secret(lab.Message{From: "a@own.example", To: []string{"later@moved.example"}})
-		good, err := s.Behaviour(lab.GoodTLS, "mx.new.example")
-		s.check(err)
-		_, err = s.AddHost("moved.example", good)
-		s.check(err)
-		s.check(s.WebUp())
-		s.check(s.AddPolicy("moved.example", lab.PolicyText("enforce", "mx.new.example")))
-		// What a destination publishes counts for a minute at least.
-		s.Wait(time.Minute+patience, func() bool { return s.count(m.mark, "later@moved.example") > 0 })
-		s.arrivesByTLS(s.accepted(m), "later@moved.example")
+		s.waits(s.accepted(s.secret(lab.Message{From: "a@own.example", To: []string{"after@lost.example"}})), "after@lost.example", "")
 	})
 	out, err := s.CLI("explain", "--sender", "a@own.example", "--recipient", "b@good.example")
 	if err != nil || !strings.Contains(out, "secure match=mx.good.example servername=hostname") {
