@@ -10,6 +10,8 @@ import (
 
 func dbCommand() *cli.Command {
 	return noun("db", "the database",
+		dbBackup(),
+		dbRestore(),
 		verb("migrate", "", "bring the database to this program's version, or create it", settingFlags(storeSettings...), func(c *cli.Context) error {
 			if err := wantArgs(c, 0, 0, "no argument; the database is named by --db"); err != nil {
 				return err

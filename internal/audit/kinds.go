@@ -28,6 +28,9 @@ const (
 	Retracted = "retracted"
 	Extended  = "extended"
 	Expired   = "expired"
+	Held      = "held"     // on legal hold: it is not purged
+	Released  = "released" // from it
+	Purged    = "purged"   // its ciphertext and keys are gone from the database
 	Relinked  = "relinked" // a new link; the old one is dead
 
 	// Accounts and settings of recipients.
@@ -49,6 +52,8 @@ const (
 	APIKeyAdded    = "api-key-added"
 	APIKeyRemoved  = "api-key-removed"
 	KeyChanged     = "key-changed" // the server's keys
+	BackedUp       = "backed-up"   // the database
+	Restored       = "restored"    // a backup; what the log held since is in the database put aside
 	Started        = "started"     // postseal serve
 	Pruned         = "pruned"      // the log itself: entries older than audit-keep
 )
@@ -58,8 +63,8 @@ var Kinds = []string{
 	Decision, Reinjected, Sealed,
 	NoticeQueued, NoticeSent, NoticeBounced,
 	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
-	Retracted, Extended, Expired, Relinked,
+	Retracted, Extended, Expired, Held, Released, Purged, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
-	APIKeyAdded, APIKeyRemoved, KeyChanged, Started, Pruned,
+	APIKeyAdded, APIKeyRemoved, KeyChanged, BackedUp, Restored, Started, Pruned,
 }
