@@ -26,6 +26,9 @@ type extras struct {
 	attrs []attr // attributes that we have no word for: exclude, tafile, connection_reuse …
 	dane  bool   // the entry is dane-only
 	fixed string // the whole answer: the entry says what can't be joined with anything
+	// anchored is the entry joined with the rule, where it names its own trust anchors
+	// (tafile): no probe of ours verifies by them, and dane-only has no place for them.
+	anchored string
 }
 
 // joinAdmin joins a.Input.Rule with the entry that the administrator's own table has
@@ -71,6 +74,9 @@ func (s *Server) joinAdmin(ctx context.Context, key string, a *TLSAnswer) (x ext
 		return x, nil
 	}
 	x.dane = t.level == adminLevel("dane-only")
+	if both.level >= adminLevel("verify") && both.get("tafile") != "" {
+		x.anchored = text
+	}
 	var p policy.TLSParams
 	if p.Level, err = policy.ParseLevel(adminLevels[both.level]); err != nil {
 		return x, err

@@ -125,6 +125,8 @@ func TestVerifiedTLSAndTheAdministratorsTable(t *testing.T) {
 		{"dane.example", "secure match=x.example", "", "TEMP", "TEMP"}, // both, and no host is known
 		{"namedmet.example", "verify", "", "OK dane-only" + floor, "OK dane-only" + floor},
 		{"dane.example", "fingerprint match=aa:bb", "", "OK fingerprint match=aa:bb", "OK fingerprint match=aa:bb" + floor},
+		{"dane.example", "secure match=x.example tafile=/ca.pem", "", "OK secure match=x.example tafile=/ca.pem", "OK secure match=x.example tafile=/ca.pem" + floor},
+		{"namedmet.example", "verify tafile=/ca.pem", "", "OK secure match=.namedmet.example" + floor + " tafile=/ca.pem", "OK secure match=.namedmet.example" + floor + " tafile=/ca.pem"},
 		{"dane.example", "encrypt exclude=aNULL:MD5", "", "OK dane-only exclude=aNULL:MD5", "OK dane-only" + floor + " exclude=aNULL:MD5"},
 		{"partial.example", "encrypt", "", "OK dane-only", "OK dane-only" + floor},
 		{"partial.example", "dane", "", "OK dane", "OK dane-only" + floor},
