@@ -241,7 +241,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		}
 	}
 	o := check.Options{Scan: scan.Options{Pause: pause}}
-	policies := newPolicyReader(cfg, k.db)
+	policies := newPolicyReader(cfg, s, k.db)
 	o.Prober, err = newProber(cfg, s, log, nil, policies.give, func(p *probe.Options) {
 		for _, f := range change {
 			f(p, &o)

@@ -32,7 +32,7 @@ func (p checkPage) register(mux *http.ServeMux) {
 func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, log *slog.Logger) (checkPage, error) {
 	o := check.Options{Scan: scan.Options{Timeout: 5 * time.Second}}
 	var err error
-	policies := newPolicyReader(cfg, db)
+	policies := newPolicyReader(cfg, s, db)
 	o.Prober, err = newProber(cfg, s, log, nil, func(p *probe.Options) {
 		p.Timeout = 5 * time.Second
 		dial := p.Dial

@@ -206,7 +206,7 @@ func (x *explainer) open(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	policies := newPolicyReader(x.cfg, x.db)
+	policies := newPolicyReader(x.cfg, s, x.db)
 	policies.o.Fresh = false // what counts is what the server keeps
 	prober, err := newProber(x.cfg, s, log, nil, policies.give)
 	if err != nil {

@@ -77,7 +77,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if err != nil {
 		return err
 	}
-	policies := newPolicyReader(m.cfg, m.db)
+	policies := newPolicyReader(m.cfg, m.s, m.db)
 	policies.o.Fresh = false // what counts is what the server keeps
 	prober, err := newProber(m.cfg, m.s, log, nil, policies.give)
 	if err != nil {

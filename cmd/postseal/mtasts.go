@@ -13,10 +13,10 @@ import (
 	"github.com/postseal/postseal/tlsmap/probe/mtasts"
 )
 
-// policyKeeper gives a prober its MTA-STS policies. Where mta-sts is off it has no
-// cache, and does nothing.
+// policyKeeper gives a prober its MTA-STS policies. Where mta-sts is off, or Postfix could
+// not verify by them, it has no cache, and does nothing.
 type policyKeeper struct {
-	cfg   *config
+	off   bool
 	o     mtasts.Options
 	cache *mtasts.Cache
 	err   error
@@ -25,15 +25,15 @@ type policyKeeper struct {
 }
 
 // newPolicyKeeper makes a keeper; store may be nil.
-func newPolicyKeeper(cfg *config, store mtasts.Store, log *slog.Logger, reg prometheus.Registerer) *policyKeeper {
-	return &policyKeeper{cfg: cfg, o: mtasts.Options{Store: store, Log: log, Registerer: reg}}
+func newPolicyKeeper(cfg *config, s *surroundings, store mtasts.Store, log *slog.Logger, reg prometheus.Registerer) *policyKeeper {
+	return &policyKeeper{off: cfg.str("mta-sts") == "off" || s.stsOff != "", o: mtasts.Options{Store: store, Log: log, Registerer: reg}}
 }
 
 // newPolicyReader makes a keeper for a command, which looks up what the policies are
 // now, and changes nothing in the database; db may be nil. It logs nothing: what it
 // finds is what the command prints.
-func newPolicyReader(cfg *config, db *sql.DB) *policyKeeper {
-	k := newPolicyKeeper(cfg, nil, slog.New(slog.DiscardHandler), nil)
+func newPolicyReader(cfg *config, s *surroundings, db *sql.DB) *policyKeeper {
+	k := newPolicyKeeper(cfg, s, nil, slog.New(slog.DiscardHandler), nil)
 	k.o.Fresh, k.o.MaxEntries = true, 20_000
 	if db != nil {
 		k.o.Store = mtasts.ReadOnly(db)
@@ -44,7 +44,7 @@ func newPolicyReader(cfg *config, db *sql.DB) *policyKeeper {
 // give is for newProber: policies are fetched with the prober's resolver, its
 // authorities and its way to the network.
 func (k *policyKeeper) give(o *probe.Options) {
-	if k.cfg.str("mta-sts") == "off" {
+	if k.off {
 		return
 	}
 	dial := o.Dial
@@ -59,7 +59,11 @@ func (k *policyKeeper) give(o *probe.Options) {
 
 // heed puts the policy in force of dest in the place of what the last look saw.
 func (k *policyKeeper) heed(dest string, p policy.Published) policy.Published {
-	if k.cache == nil || strings.ContainsAny(dest, "[:") {
+	if strings.ContainsAny(dest, "[:") {
+		return p
+	}
+	if k.cache == nil {
+		p.STS, p.STSMatch = policy.STSOff, nil
 		return p
 	}
 	kept := k.cache.Kept(dest)

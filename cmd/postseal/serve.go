@@ -87,7 +87,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	policies := newPolicyKeeper(cfg, db, log, reg)
+	policies := newPolicyKeeper(cfg, s, db, log, reg)
 	policies.reports = reports
 	prober, err := newProber(cfg, s, log, reg, reports.count, policies.give)
 	if err != nil {
@@ -96,7 +96,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err := policies.load(ctx); err != nil {
 		return err
 	}
-	warnDANE(cfg, s, prober, log)
+	warnOff(cfg, s, prober, log)
 	var mapsChanged func() // set where map files are kept
 	alarms := newAlarms(cfg, db, from, s.helo, log, reg)
 	postures := probe.NewManager(prober, db, probe.ManagerOptions{

@@ -34,6 +34,7 @@ type surroundings struct {
 	helo           string
 	client         postfix.Client // how it connects to destinations
 	tlsLevel       string         // smtp_tls_security_level
+	stsOff         string         // why Postfix can't verify as MTA-STS policies demand; "" where it can
 	addsRecipients bool
 	daneOff        string // why Postfix can't verify by TLSA records; "" where it can
 	requeueUID     string
@@ -77,6 +78,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	ask("smtp_tls_security_level", func() (e error) { s.tlsLevel, e = p.Param(ctx, "smtp_tls_security_level"); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
 	ask("DNSSEC", func() (e error) { s.daneOff, e = p.DANEOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
+	ask("certificate authorities", func() (e error) { s.stsOff, e = p.STSOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
 	ask("mail_owner", func() error {
 		uid, err := p.MailOwnerUID(ctx)
 		s.requeueUID = strconv.Itoa(uid)
@@ -168,8 +170,11 @@ func newProber(cfg *config, s *surroundings, log *slog.Logger, reg prometheus.Re
 	return probe.NewProber(o)
 }
 
-// warnDANE says where DANE is off although nobody switched it off.
-func warnDANE(cfg *config, s *surroundings, p *probe.Prober, log *slog.Logger) {
+// warnOff says where DANE or MTA-STS is off although nobody switched it off.
+func warnOff(cfg *config, s *surroundings, p *probe.Prober, log *slog.Logger) {
+	if cfg.str("mta-sts") != "off" && s.stsOff != "" {
+		log.Warn("MTA-STS is off: Postfix can't verify certificates. See postseal postfix check", "reason", s.stsOff)
+	}
 	if cfg.str("dane") == "off" {
 		return
 	}

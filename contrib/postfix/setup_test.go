@@ -42,7 +42,7 @@ func config(t *testing.T, mainCF, masterCF string) *Instance {
 		}
 		text := string(b)
 		if name == "main.cf" {
-			text += "compatibility_level = 3.6\nmyhostname = mail.clinic.example\nmydestination = $myhostname, clinic.example, localhost\nrecipient_delimiter = +\nsmtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination\nmynetworks = 127.0.0.0/8\nalias_maps =\nalias_database =\nforward_path =\nqueue_directory = " + dir + "/queue\ndata_directory = " + dir + "/data\n"
+			text += "compatibility_level = 3.6\nmyhostname = mail.clinic.example\nmydestination = $myhostname, clinic.example, localhost\nrecipient_delimiter = +\nsmtpd_relay_restrictions = permit_mynetworks permit_sasl_authenticated defer_unauth_destination\nmynetworks = 127.0.0.0/8\nsmtp_tls_CApath = /etc/ssl/certs\nalias_maps =\nalias_database =\nforward_path =\nqueue_directory = " + dir + "/queue\ndata_directory = " + dir + "/data\n"
 			text = strings.Replace(text, "compatibility_level = 3.6\n", "", 1)
 		}
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text+f.add), 0o644); err != nil {

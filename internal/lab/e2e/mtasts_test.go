@@ -128,3 +128,24 @@ func TestMTASTS(t *testing.T) {
 		t.Errorf("explain: %v\n%s", err, out)
 	}
 }
+
+// TestMTASTSWithoutAuthorities is a Postfix that knows no certificate authority, as it
+// does not by itself: it could verify nobody, so mail goes as before, and check says why.
+func TestMTASTSWithoutAuthorities(t *testing.T) {
+	s := newScene(t, lab.Options{
+		Hosts:   map[string]lab.Kind{"good.example": lab.GoodTLS},
+		Rules:   []string{"sender add doc@own.example --require encryption"},
+		Postfix: lab.PostfixOptions{MainCF: map[string]string{"smtp_tls_CAfile": "", "smtp_tls_CApath": ""}},
+		Prepare: func(b *lab.Bed) error {
+			return b.AddPolicy("good.example", lab.PolicyText("enforce", "mx.good.example"))
+		},
+	})
+	for _, from := range []string{"a@own.example", "doc@own.example"} {
+		to := strings.Split(from, "@")[0] + "@good.example"
+		s.arrivesByTLS(s.send(from, to), to)
+	}
+	out, err := s.CLI("postfix", "check")
+	if err != nil || !strings.Contains(out, "smtp_tls_CAfile") {
+		t.Errorf("check says nothing of the authorities: %v\n%s", err, out)
+	}
+}
