@@ -26,7 +26,8 @@ type policyKeeper struct {
 
 // newPolicyKeeper makes a keeper; store may be nil.
 func newPolicyKeeper(cfg *config, s *surroundings, store mtasts.Store, log *slog.Logger, reg prometheus.Registerer) *policyKeeper {
-	return &policyKeeper{off: cfg.str("mta-sts") == "off" || s.stsOff != "", o: mtasts.Options{Store: store, Log: log, Registerer: reg}}
+	off := cfg.str("mta-sts") == "off" || s.stsOff != ""
+	return &policyKeeper{off: off, o: mtasts.Options{Store: store, Log: log, Registerer: reg}}
 }
 
 // newPolicyReader makes a keeper for a command, which looks up what the policies are
