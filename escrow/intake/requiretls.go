@@ -23,6 +23,10 @@ func (s *session) verified(ctx context.Context, q policy.Question, a policy.Answ
 	look, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	p, err := s.cfg.Prober.Look(look, dest, demand, verifiedAge)
+	if err == nil && p.State != policy.Works && verifies(p.Published) {
+		// By what it publishes the names are those of its hosts, hardly ever its own.
+		p, err = s.cfg.Prober.Look(look, dest, a.TLS, verifiedAge)
+	}
 	switch {
 	case err != nil:
 		s.log.Warn("destination can't be looked at", "dest", dest, "error", err)
@@ -41,4 +45,10 @@ func (s *session) verified(ctx context.Context, q policy.Question, a policy.Answ
 		return a, reply(451, "4.7.30", "REQUIRETLS: TLS of %s can't be verified, and the message waits for it", dest)
 	}
 	return a, nil
+}
+
+// verifies reports whether what a destination publishes verifies its hosts: TLS that works
+// for required mail does so by that, then.
+func verifies(p policy.Published) bool {
+	return p.DANE == policy.DANEFull || p.DANE == policy.DANEPartial || p.STS == policy.STSEnforce
 }

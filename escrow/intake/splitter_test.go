@@ -423,6 +423,39 @@ func TestRequireTLS(t *testing.T) {
 	}
 }
 
+// publisher is a destination whose hosts are verified by what it publishes, under names
+// of their own.
+type publisher struct{ policy.Published }
+
+func (p publisher) Look(_ context.Context, _ string, demand policy.TLSParams, _ time.Duration) (policy.Posture, error) {
+	if demand.Level == policy.LevelSecure {
+		return policy.Posture{State: policy.Unknown, Published: p.Published}, nil
+	}
+	return policy.Posture{State: policy.Works, Published: p.Published}, nil
+}
+
+// TestRequireTLSByWhatIsPublished: DANE and MTA-STS verify a host under its own name; mail
+// with REQUIRETLS does not wait for a certificate of the recipient's domain.
+func TestRequireTLSByWhatIsPublished(t *testing.T) {
+	for _, tt := range []struct {
+		published policy.Published
+		code      string
+	}{
+		{policy.Published{DANE: policy.DANEFull}, "250 2.0.0"},
+		{policy.Published{DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.hoster.example"}}, "250 2.0.0"},
+		{policy.Published{DANE: policy.DANEUnusable}, "451 4.7.30"},
+		{policy.Published{DANE: policy.DANENone, STS: policy.STSTesting}, "451 4.7.30"},
+	} {
+		b := newBed(t, true)
+		b.cfg.Prober = publisher{tt.published}
+		b.splitter(policy.None)
+		wantCodes(t, b.deliver(RequireTLSHeader+": yes\r\n"+plainText, "plain@x.example"), tt.code)
+		if n := len(b.secure.messages()); (n == 1) != (tt.code[0] == '2') {
+			t.Errorf("%+v: %d messages by mandatory TLS", tt.published, n)
+		}
+	}
+}
+
 // A notice is never sealed: the notice of that would come here too, for ever.
 func TestANoticeIsNotSealed(t *testing.T) {
 	b := newBed(t, true)
