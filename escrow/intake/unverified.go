@@ -26,14 +26,23 @@ type unverified struct {
 // (RFC 8461 would let such mail go without the policy; we seal it instead). What DNS does
 // not answer, or answers bogus, never does: the notice could not arrive either.
 func (f *Fallback) unverifiable(ctx context.Context, dest string, demand policy.TLSParams, p *policy.Posture) bool {
-	u := &f.unverified
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if p.State != policy.Unknown || !policy.ProofTLS(dest, demand, p.Published).Hopeless {
-		delete(u.since, dest)
+	hopeless := p.State == policy.Unknown && policy.ProofTLS(dest, demand, p.Published).Hopeless
+	if f.unverified.note(dest, hopeless, f.cfg.Now()) < f.cfg.Grace || !hopeless {
 		return false
 	}
-	now := f.cfg.Now()
+	a, ok := f.cfg.Prober.(Answerer) // may look: others must not wait for that
+	return ok && a.Answers(ctx, dest)
+}
+
+// note notes at now whether a destination is hopeless, and returns for how long it has
+// been.
+func (u *unverified) note(dest string, hopeless bool, now time.Time) time.Duration {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !hopeless {
+		delete(u.since, dest)
+		return 0
+	}
 	began, known := u.since[dest]
 	if !known {
 		if u.since == nil || len(u.since) >= maxUnverified {
@@ -42,9 +51,5 @@ func (f *Fallback) unverifiable(ctx context.Context, dest string, demand policy.
 		u.since[dest] = now
 		began = now
 	}
-	if now.Sub(began) < f.cfg.Grace {
-		return false
-	}
-	a, ok := f.cfg.Prober.(Answerer)
-	return ok && a.Answers(ctx, dest)
+	return now.Sub(began)
 }
