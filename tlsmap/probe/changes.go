@@ -13,6 +13,7 @@ import (
 // another of a few; one that makes a new one for each connection tells nothing by it.
 const (
 	seenMost   = 16                  // certificates of one host
+	seenAll    = maxHosts * seenMost // of a destination: one may have other hosts at each look
 	seenFor    = 60 * 24 * time.Hour // after which one that comes back counts as new
 	seenChurn  = 7 * 24 * time.Hour  // as many as seenMost within it: new ones say nothing
 	seenDigits = 32                  // of a hash: enough to tell certificates apart, and small
@@ -167,10 +168,11 @@ func (r *Result) seen(now time.Time) []SeenCert {
 		all = append(all, r.Kept.Seen...)
 	}
 	of := make(map[string]int)
-	return slices.DeleteFunc(all, func(s SeenCert) bool {
+	all = slices.DeleteFunc(all, func(s SeenCert) bool {
 		of[s.Host]++
 		return of[s.Host] > seenMost || now.Sub(s.Last) > seenFor
 	})
+	return all[:min(len(all), seenAll)]
 }
 
 // shown returns the certificates of one look, as seen at that time.

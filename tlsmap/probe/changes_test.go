@@ -122,6 +122,20 @@ func TestChanges(t *testing.T) {
 	}
 }
 
+// Nor does a destination that names other hosts at each look fill the memory.
+func TestChurningHostsAreForgotten(t *testing.T) {
+	var last *Result
+	for i := range 1000 {
+		r := seenAt(0, policy.Works, fmt.Sprintf("a%d=c%d/k", i, i), fmt.Sprintf("b%d=c%d/k", i, i))
+		r.Checked = changesDay.Add(time.Duration(i) * time.Hour)
+		carry(last, r, testFloor)
+		last = r
+	}
+	if n := len(last.Kept.Seen); n < seenMost || n > seenAll {
+		t.Errorf("%d certificates kept", n)
+	}
+}
+
 // A host that makes a new certificate for each connection fills no history.
 func TestChurningCertificatesFallSilent(t *testing.T) {
 	var looks []*Result

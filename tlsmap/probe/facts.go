@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -43,6 +44,11 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 		return f.published
 	}
 	got := m.discovering.DoChan(dest, func() (any, error) {
+		defer func() { // foreign input must not end the program: nothing is known then
+			if fault := recover(); fault != nil {
+				m.o.Log.Error("lookup of what a destination publishes failed: please report this", "dest", dest, "fault", fault, "stack", string(debug.Stack()))
+			}
+		}()
 		ctx, cancel := context.WithTimeout(m.base, m.o.MaxLook)
 		defer cancel()
 		r := m.discover(ctx, dest)

@@ -813,3 +813,12 @@ func BenchmarkPosture(b *testing.B) {
 		}
 	})
 }
+
+// What foreign input may do to a lookup does not end the mail server's helper.
+func TestAFaultInALookupIsSurvived(t *testing.T) {
+	m := newManager(t, new(sky), nil, ManagerOptions{})
+	m.discover = func(context.Context, string) *Result { panic("foreign input") }
+	if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEUnknown || p.STS != policy.STSUnknown {
+		t.Errorf("%+v", p)
+	}
+}

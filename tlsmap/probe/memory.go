@@ -101,7 +101,9 @@ func (t *table) find(dest string, h uint64) (*entry, int) {
 }
 
 // add returns the entry of dest, made if need be, and the one that had to go for
-// it: of a few picked at random the one not asked for longest.
+// it: of a few picked at random the one not asked for longest, those first that were never
+// looked at. What a look found is a history, which the grace period needs, while what a
+// destination publishes, asked for by all mail, can be looked up again.
 func (m *memory) add(dest string, now time.Time) (e, evicted *entry, made bool) {
 	t, h := m.hash(dest)
 	t.Lock()
@@ -116,7 +118,7 @@ func (m *memory) add(dest string, now time.Time) (e, evicted *entry, made bool) 
 			if old == nil {
 				continue
 			}
-			if n++; evicted == nil || old.used() < evicted.used() {
+			if n++; evicted == nil || old.goesBefore(evicted) {
 				evicted = old
 			}
 		}
@@ -132,6 +134,14 @@ func (m *memory) add(dest string, now time.Time) (e, evicted *entry, made bool) 
 	t.slots[i] = e
 	t.n++
 	return e, evicted, true
+}
+
+// goesBefore reports whether e is to be evicted rather than f.
+func (e *entry) goesBefore(f *entry) bool {
+	if fresh := e.known.Load().checked == 0; fresh != (f.known.Load().checked == 0) {
+		return fresh
+	}
+	return e.used() < f.used()
 }
 
 // grow doubles a table.
