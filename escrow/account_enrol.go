@@ -60,7 +60,7 @@ func (v *Vault) BeginEnrol(ctx context.Context, p *Pickup, code string, c Client
 		}
 		begun = *old
 	} else {
-		err = v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
+		err = v.try(ctx, p, VerifyCode, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
 			use, ok := v.codeUse(p, code)
 			if !ok {
 				return ErrWrong
@@ -137,7 +137,7 @@ func (v *Vault) Enrol(ctx context.Context, p *Pickup, e Enrolment, c Client) (Gr
 	if e.Response != "" {
 		err = enrol() // nothing to guess, nothing to hash
 	} else {
-		err = v.try(ctx, p, c, v.guessLimits(p, c), codes, enrol)
+		err = v.try(ctx, p, VerifyCode, v.guessLimits(p, c), codes, enrol)
 	}
 	if errors.Is(err, ErrChanged) { // by somebody else, just now
 		err = ErrEnrolled

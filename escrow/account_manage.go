@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow/account"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // maxPasskeys is how many passkeys an account may have.
@@ -88,6 +89,10 @@ func (v *Vault) ownerTry(ctx context.Context, d *Device, check func() error) err
 	if err := check(); err != nil {
 		if errors.Is(err, ErrWrong) {
 			v.metrics.wrong.Inc()
+			e := audit.Entry{Kind: audit.TryWrong, Recipient: d.Address, Details: audit.Details{"how": "account settings"}}
+			if err := v.store.Audit(ctx, e); err != nil {
+				return fmt.Errorf("verify: %w", err)
+			}
 		}
 		return err
 	}

@@ -69,7 +69,7 @@ func (v *Vault) SignIn(ctx context.Context, p *Pickup, s SignIn, c Client) (Gran
 		return v.signInByPasskey(ctx, p, s)
 	}
 	var g Grant
-	err := v.try(ctx, p, c, v.passwordLimits(p, c), nil, func() error {
+	err := v.try(ctx, p, "password", v.passwordLimits(p, c), nil, func() error {
 		a, err := v.accountOf(ctx, p.folded)
 		if err != nil {
 			return err
@@ -135,7 +135,7 @@ func (v *Vault) signInByPasskey(ctx context.Context, p *Pickup, s SignIn) (Grant
 	}
 	id, credential, err := v.passkeys.Assert(h, begun.Session, []byte(s.Response))
 	if err != nil {
-		return Grant{}, v.refused(err)
+		return Grant{}, errors.Join(v.refused(err), v.auditWrong(ctx, p, "passkey", false))
 	}
 	now := v.now()
 	change := AccountChange{

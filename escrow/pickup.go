@@ -57,14 +57,19 @@ func (v *Vault) Pickup(ctx context.Context, item, secret string) (*Pickup, error
 }
 
 // Open returns the raw message, byte for byte as it was sealed, read and
-// decrypted as the caller reads, and marks it read. An error of the reader other
+// decrypted as the caller reads, and marks it read; it is not opened unless the audit
+// log has it. An error of the reader other
 // than io.EOF means that what was read is authentic and not all.
 func (v *Vault) Open(ctx context.Context, p *Pickup, s *Session) (io.ReadCloser, error) {
 	r, err := v.Peek(ctx, p, s)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := v.markRead(ctx, p, s.How, v.now()); err != nil {
+	first, err := v.markRead(ctx, p, s.How, v.now())
+	if err == nil {
+		err = v.auditOpened(ctx, p, s, first)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
 	return r, nil

@@ -3,6 +3,8 @@ package escrow
 import (
 	"context"
 	"time"
+
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // Store keeps what the vault seals. All that it is given of messages, links,
@@ -93,6 +95,13 @@ type Store interface {
 	MailFailed(ctx context.Context, id string, due time.Time) error
 	// OldestMail returns when the oldest mail was queued, zero if there is none.
 	OldestMail(ctx context.Context) (time.Time, error)
+
+	// Audit appends entries to the audit log. What the other methods change they log
+	// themselves, in their transactions.
+	Audit(ctx context.Context, entries ...audit.Entry) error
+	// AuditAccess appends the entry of a reading or a download, unless the same client
+	// has done the same within minutes.
+	AuditAccess(ctx context.Context, e audit.Entry) error
 
 	// Checkpoint clears deleted content from the database's journal.
 	Checkpoint(ctx context.Context) error

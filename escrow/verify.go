@@ -16,6 +16,7 @@ import (
 
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/seal"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // One-time codes.
@@ -180,9 +181,11 @@ func (v *Vault) Prove(ctx context.Context, p *Pickup, answer string, c Client) (
 	switch p.Verify {
 	case VerifyPassphrase:
 		var hashed []byte
-		err := v.try(ctx, p, c, v.guessLimits(p, c), nil, func() (err error) {
-			hashed, err = v.checkPassphrase(ctx, p, answer)
-			return err
+		err := v.try(ctx, p, VerifyPassphrase, v.guessLimits(p, c), nil, func() (err error) {
+			if hashed, err = v.checkPassphrase(ctx, p, answer); err != nil {
+				return err
+			}
+			return v.store.Audit(ctx, p.audited(audit.TryRight, audit.Details{"how": VerifyPassphrase}))
 		})
 		if err != nil {
 			return Grant{}, err
@@ -192,7 +195,7 @@ func (v *Vault) Prove(ctx context.Context, p *Pickup, answer string, c Client) (
 		}
 		v.note(ctx, p.ItemID, p.id, EventVerified, VerifyPassphrase)
 	case VerifyCode:
-		err := v.try(ctx, p, c, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
+		err := v.try(ctx, p, VerifyCode, v.guessLimits(p, c), v.codeLimits(p, c), func() error {
 			use, ok := v.codeUse(p, answer)
 			if !ok {
 				return ErrWrong
@@ -215,8 +218,9 @@ func (v *Vault) Prove(ctx context.Context, p *Pickup, answer string, c Client) (
 
 // try counts a try against limits, and checks it unless one of them is locked.
 // check returns an error that wraps ErrWrong for a wrong answer. Who is right has
-// the counters forgotten, those of codes asked for too where there are such.
-func (v *Vault) try(ctx context.Context, p *Pickup, c Client, limits, codes []Limit, check func() error) error {
+// the counters forgotten, those of codes asked for too where there are such. A wrong
+// answer of the kind how is in the audit log before anybody is told that it was wrong.
+func (v *Vault) try(ctx context.Context, p *Pickup, how string, limits, codes []Limit, check func() error) error {
 	now := v.now()
 	locked, locks, err := v.store.Charge(ctx, limits, now)
 	if err != nil {
@@ -232,6 +236,9 @@ func (v *Vault) try(ctx context.Context, p *Pickup, c Client, limits, codes []Li
 	err = check()
 	if errors.Is(err, ErrWrong) {
 		v.metrics.wrong.Inc()
+		if err := v.auditWrong(ctx, p, how, len(locks) > 0); err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
 		if len(locks) > 0 {
 			v.tell(ctx, p, limits, now, now.Add(firstLock))
 		}

@@ -16,6 +16,7 @@ const (
 	textSeparate = "this recipient has to be sent to in a message of its own, try again"
 	textChanged  = "the rules for this message have just changed, try again"
 	textNexthop  = "next-hop differs from that of the earlier recipients, try again"
+	textUnlogged = "the decision cannot be logged for now, try again"
 	textNoTLS    = "the rules no longer let this message go by TLS, try again"
 )
 
@@ -172,7 +173,7 @@ func (m *mail) atRecipient(ctx context.Context) (action, error) {
 	if refusal, ok := m.refusal(&a); ok {
 		s.log.Info("recipient refused", "action", refusal.verb, "text", refusal.text,
 			"sender", m.sender.String(), "recipient", m.recipient.String())
-		return refusal, nil
+		return m.audited(&a, refusal), nil
 	}
 	aliased := false
 	if s.cfg.Aliased != nil && a.Reason != policy.OwnDomain {
@@ -219,7 +220,8 @@ func (m *mail) refusal(a *policy.Answer) (action, bool) {
 
 // bySender answers for a recipient of a message that sender or login require
 // something of.
-func (m *mail) bySender(a *policy.Answer, aliased bool) action {
+func (m *mail) bySender(a *policy.Answer, aliased bool) (act action) {
+	defer func() { act = m.audited(a, act) }()
 	t := m.before
 	t.bySender = m.required
 	if t.require &= m.required; t.require == 0 && m.required != 0 || t.conflicts(t.require) {
@@ -240,7 +242,8 @@ func (m *mail) bySender(a *policy.Answer, aliased bool) action {
 // recipient does. The transport table answers for that, unless the recipient that it
 // is asked for is not the one that has the rule: then the FILTER carries what the rule
 // requires, for the whole message.
-func (m *mail) byRecipient(a *policy.Answer, aliased bool) action {
+func (m *mail) byRecipient(a *policy.Answer, aliased bool) (act action) {
+	defer func() { act = m.audited(a, act) }()
 	t := m.before
 	set := policy.AnyChannel
 	switch {

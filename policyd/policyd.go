@@ -28,6 +28,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postseal/postseal/internal/accept"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -59,6 +60,11 @@ type Marker interface {
 	Mark(r policy.Requirement, sender string) string
 }
 
+// Auditor takes entries of the audit log; [*audit.Writer].
+type Auditor interface {
+	Add(e audit.Entry) error
+}
+
 // Config is what a [Server] needs. Engine and Splitter are required.
 type Config struct {
 	Engine   *policy.Engine
@@ -78,6 +84,9 @@ type Config struct {
 	// Aliased reports whether virtual_alias_maps replaces a recipient that is not of
 	// an own domain: its rule must hold for whom it becomes. nil: there are none.
 	Aliased func(ctx context.Context, a policy.Address) (bool, error)
+	// Audit is told of each decision on mail that must be encrypted, before Postfix is;
+	// where it fails, the mail waits. nil: nobody is told.
+	Audit Auditor
 	// Marker is nil where requirements are not marked.
 	Marker Marker
 

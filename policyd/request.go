@@ -104,6 +104,7 @@ type request struct {
 	instance  string
 	queueID   string
 	context   string // policy_context
+	client    string // client_address, for the audit log
 }
 
 // parse reads a request, its empty line included. It refuses what Postfix never
@@ -119,6 +120,7 @@ func (q *request) parse(raw []byte) error {
 		instance
 		queueID
 		context
+		client
 	)
 	seen, count := 0, 0
 	for len(raw) > 1 {
@@ -162,6 +164,8 @@ func (q *request) parse(raw []byte) error {
 			bit, field = queueID, &q.queueID
 		case "policy_context":
 			bit, field = context, &q.context
+		case "client_address":
+			bit, field = client, &q.client
 		default:
 			continue
 		}
@@ -185,7 +189,7 @@ func (q *request) parse(raw []byte) error {
 	for _, f := range [...]struct {
 		bit   int
 		field *string
-	}{{sender, &q.sender}, {recipient, &q.recipient}, {login, &q.login}, {instance, &q.instance}, {queueID, &q.queueID}, {context, &q.context}} {
+	}{{sender, &q.sender}, {recipient, &q.recipient}, {login, &q.login}, {instance, &q.instance}, {queueID, &q.queueID}, {context, &q.context}, {client, &q.client}} {
 		if seen&f.bit == 0 {
 			*f.field = ""
 		}

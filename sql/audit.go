@@ -173,7 +173,8 @@ func auditQuery(f *audit.Filter) (query string, args []any) {
 }
 
 // scanAudit fails on what it does not know: who reads the log must not take what
-// somebody has put there for what was written.
+// somebody has put there for what was written. A record beside an error is one that does
+// not go with its hash.
 func scanAudit(row row) (*audit.Record, error) {
 	var (
 		r       audit.Record
@@ -187,12 +188,13 @@ func scanAudit(row row) (*audit.Record, error) {
 		return nil, fmt.Errorf("read the audit log: %w", err)
 	}
 	r.At = time.UnixMicro(at).UTC()
+	copy(r.Hash[:], hash)
 	if format != audit.Format {
-		return nil, fmt.Errorf("entry %d of the audit log has format %d, this postseal knows %d", r.Seq, format, audit.Format)
+		return &r, fmt.Errorf("entry %d of the audit log has format %d, this postseal knows %d", r.Seq, format, audit.Format)
 	}
 	if err := json.Unmarshal(details, &r.Details); err != nil {
-		return nil, fmt.Errorf("entry %d of the audit log is damaged: %w", r.Seq, err)
+		r.Details = audit.Details{"damaged": ""} // which no entry has
+		return &r, fmt.Errorf("entry %d of the audit log is damaged: %w", r.Seq, err)
 	}
-	copy(r.Hash[:], hash)
 	return &r, nil
 }

@@ -89,7 +89,7 @@ func (s *fallbackSession) Rcpt(to string, opts *smtp.RcptOptions) error {
 		return err
 	})
 	if err != nil {
-		rep := asReply(err)
+		rep := s.judged(&tx, &r, asReply(err))
 		s.done(nil, &tx, &r, outcomeWait, rep)
 		return rep
 	}

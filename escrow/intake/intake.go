@@ -110,6 +110,10 @@ type Config struct {
 	// Crash is called at named points, for tests that end the process there. It
 	// may be nil.
 	Crash func(point string)
+	// Audit takes the decisions of which nothing comes that is kept: refusals, and what
+	// waits. What is sealed or given back is logged in the transaction that says so. nil:
+	// nobody takes them.
+	Audit Auditor
 	// Pin is told each recipient whose sealing Postfix may not have learned of
 	// yet, before it is sealed. It may be nil.
 	Pin func(recipient string)

@@ -122,6 +122,7 @@ func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []
 			})
 			s.cfg.Pin(j.address)
 		}
+		ctx := s.deciding(ctx, m, tx, rest, escrow.OutcomeSealed)
 		s.cfg.Crash("before-seal")
 		ids, err := s.cfg.Vault.Seal(ctx, sealed)
 		if err == nil {
@@ -209,6 +210,7 @@ func (s *session) giveBack(ctx context.Context, m *message, tx *transaction, job
 	if len(taken) == 0 {
 		return
 	}
+	ctx = s.deciding(ctx, m, tx, taken, escrow.OutcomeReinjected)
 	s.cfg.Crash("after-reinject")
 	s.cfg.Crash("before-settle")
 	if err := s.cfg.Ledger.Settle(context.WithoutCancel(ctx), m.digest, tx.sender.String(), addressesOf(taken), escrow.OutcomeReinjected); err != nil {
@@ -242,6 +244,7 @@ func (s *session) finish(m *message, tx *transaction, jobs []*job) {
 		if j.reply == nil {
 			j.end(outcomeError, forgotten())
 		}
+		s.undone(m, tx, j)
 		if j.settled {
 			x.recipients = append(x.recipients, j.address)
 		}

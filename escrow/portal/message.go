@@ -166,7 +166,11 @@ func (p *portal) part(w http.ResponseWriter, r *http.Request, v *visit, s *escro
 			return err
 		}
 	}
-	body, err := p.vault.Open(r.Context(), v.Pickup, s)
+	part := strconv.Itoa(n)
+	if in > 0 {
+		part += "/" + strconv.Itoa(in)
+	}
+	body, err := p.vault.Open(escrow.Downloading(r.Context(), escrow.DownloadFile, part), v.Pickup, s)
 	if err != nil {
 		return opening(err)
 	}
@@ -226,7 +230,7 @@ func (p *portal) raw(w http.ResponseWriter, r *http.Request, v *visit, s *escrow
 		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
 		return headOnly(w, "application/octet-stream")
 	}
-	body, err := p.vault.Open(r.Context(), v.Pickup, s)
+	body, err := p.vault.Open(escrow.Downloading(r.Context(), escrow.DownloadOriginal, ""), v.Pickup, s)
 	if err != nil {
 		return opening(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // handler answers a request, or returns why it can't; guard makes a page of that.
@@ -50,7 +51,8 @@ func (p *portal) guard(route string, h handler) http.Handler {
 			w.control.SetReadDeadline(time.Now().Add(readTimeout))
 		}
 		req := &request{}
-		r = r.WithContext(context.WithValue(r.Context(), requestKey{}, req))
+		ctx := context.WithValue(r.Context(), requestKey{}, req)
+		r = r.WithContext(audit.With(ctx, p.actor(r)))
 		defer func() {
 			status := w.status
 			if e := recover(); e != nil {
@@ -241,6 +243,15 @@ func (p *portal) trusted(a netip.Addr) bool {
 // out everybody.
 func (p *portal) client(r *http.Request) escrow.Client {
 	return escrow.Client{Addr: p.clientAddr(r), Device: deviceName(r)}
+}
+
+// actor is who asks, for the audit log.
+func (p *portal) actor(r *http.Request) audit.Actor {
+	a := audit.Actor{Kind: audit.ActorPortal}
+	if addr := p.clientAddr(r); addr.IsValid() {
+		a.Client = addr.String()
+	}
+	return a
 }
 
 func (p *portal) clientAddr(r *http.Request) netip.Addr {

@@ -82,7 +82,7 @@ func (p *portal) openInInbox(ctx context.Context, v *inboxVisit, item string) (i
 	if err != nil {
 		return nil, err
 	}
-	body, err := p.vault.Open(ctx, pickup, session)
+	body, err := p.vault.Open(escrow.Downloading(ctx, escrow.DownloadOriginal, ""), pickup, session)
 	if err != nil {
 		return nil, opening(err)
 	}
