@@ -275,10 +275,13 @@ func wide(t html.Token) bool {
 func addClass(attrs []html.Attribute, name string) []html.Attribute {
 	for i := range attrs {
 		if attrs[i].Key == "class" {
-			if classNames.MatchString(attrs[i].Val) && len(attrs[i].Val) < 280 {
-				name = attrs[i].Val + " " + name
+			classes := attrs[i].Val
+			switch {
+			case !classNames.MatchString(classes) || len(classes) >= 280:
+				attrs[i].Val = name
+			case !slices.Contains(strings.Fields(classes), name):
+				attrs[i].Val = classes + " " + name
 			}
-			attrs[i].Val = name
 			return attrs
 		}
 	}
