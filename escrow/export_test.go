@@ -53,3 +53,6 @@ func FailureStatus(report []byte) notify.Status {
 func OwnerOf(v *Vault, address string) *Pickup {
 	return &Pickup{Recipient: address, Verify: VerifyAccount, Tag: v.RecipientTag(address), folded: address, owner: true}
 }
+
+// KeysOf returns the keys of a vault.
+func KeysOf(v *Vault) *Keys { return v.keys }

@@ -2,30 +2,34 @@ package escrow
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/insecurecleartextkeyset"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/prf"
-	"github.com/tink-crypto/tink-go/v2/tink"
 
 	"github.com/postseal/postseal/escrow/seal"
 )
 
 // Keys are the server's keys, which are kept outside the database: without them
-// no sealed message opens.
+// no sealed message opens. They may be used, and [Keys.Reload]ed, at the same time.
 type Keys struct {
-	aead tink.AEAD // AES256_GCM
-	prf  *prf.Set  // HMAC_SHA256_PRF: tags and hashes
+	path string
+	read atomic.Pointer[[sha256.Size]byte] // of the file as it was read last
+	aead *serverAEAD                       // AES256_GCM; changes when the keys are rotated
+	prf  *prf.Set                          // HMAC_SHA256_PRF: tags and hashes; stays for ever
 }
 
 // keyFile is the form of the key file. This file is the one place where keys
@@ -65,12 +69,21 @@ func NewKeyFile(path string) (err error) {
 			err = fmt.Errorf("key file %s: %w", path, err)
 		}
 	}()
+	dir := filepath.Dir(path)
+	if err := fill(f, dir, data); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+// fill writes data to a new file of keys and closes it. Where root calls it, the file
+// belongs to whom like, a file or directory, belongs to.
+func fill(f *os.File, like string, data []byte) error {
 	if err := f.Chmod(0o600); err != nil { // whatever the umask
 		return err
 	}
-	dir := filepath.Dir(path)
 	if os.Geteuid() == 0 {
-		fi, err := os.Stat(dir)
+		fi, err := os.Stat(like)
 		if err != nil {
 			return err
 		}
@@ -86,9 +99,10 @@ func NewKeyFile(path string) (err error) {
 	if err := f.Sync(); err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
+	return f.Close()
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -106,11 +120,18 @@ func newKeys() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return keySets{a, p}.marshal()
+}
+
+// keySets is the content of a key file.
+type keySets struct{ aead, prf *keyset.Handle }
+
+func (s keySets) marshal() ([]byte, error) {
 	file := keyFile{Version: keyFileVersion}
 	for _, k := range []struct {
 		h  *keyset.Handle
 		to *json.RawMessage
-	}{{a, &file.AEAD}, {p, &file.PRF}} {
+	}{{s.aead, &file.AEAD}, {s.prf, &file.PRF}} {
 		var b bytes.Buffer
 		if err := insecurecleartextkeyset.Write(k.h, keyset.NewJSONWriter(&b)); err != nil {
 			return nil, err
@@ -125,6 +146,22 @@ func newKeys() ([]byte, error) {
 // error, except in systemd's directory of credentials ($CREDENTIALS_DIRECTORY),
 // where the access list shows as rights of the group.
 func LoadKeys(path string) (*Keys, error) {
+	data, err := readKeyFile(path)
+	if err != nil {
+		return nil, err
+	}
+	_, k, err := parseKeys(data)
+	if err != nil {
+		return nil, fmt.Errorf("key file %s: %w", path, err)
+	}
+	sum := sha256.Sum256(data)
+	k.path = path
+	k.read.Store(&sum)
+	return k, nil
+}
+
+// readKeyFile returns the content of a key file.
+func readKeyFile(path string) (data []byte, err error) {
 	f, err := os.Open(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -152,43 +189,40 @@ func LoadKeys(path string) (*Keys, error) {
 	if fi.Size() > maxKeyFile {
 		return nil, fmt.Errorf("key file %s is not a key file: it is too large", path)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
+	// Of the file that was looked at: a rotation may put another in its place.
+	if data, err = io.ReadAll(io.LimitReader(f, maxKeyFile)); err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
-	k, err := parseKeys(data)
-	if err != nil {
-		return nil, fmt.Errorf("key file %s: %w", path, err)
-	}
-	return k, nil
+	return data, nil
 }
 
+var errDamagedKeys = errors.New("is damaged; restore a copy")
+
 // parseKeys reads the content of a key file. Its errors quote none of it.
-func parseKeys(data []byte) (*Keys, error) {
+func parseKeys(data []byte) (sets keySets, k *Keys, err error) {
 	var file keyFile
 	if err := json.Unmarshal(data, &file); err != nil || file.Version == 0 {
-		return nil, errors.New("is not a key file of postseal, or is damaged; restore a copy")
+		return sets, nil, errors.New("is not a key file of postseal, or is damaged; restore a copy")
 	}
 	if file.Version > keyFileVersion {
-		return nil, fmt.Errorf("has format %d, this postseal knows %d: install the newer postseal", file.Version, keyFileVersion)
+		return sets, nil, fmt.Errorf("has format %d, this postseal knows %d: install the newer postseal", file.Version, keyFileVersion)
 	}
-	damaged := errors.New("is damaged; restore a copy")
-	a, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(file.AEAD)))
+	if sets.aead, err = insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(file.AEAD))); err != nil {
+		return sets, nil, errDamagedKeys
+	}
+	if sets.prf, err = insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(file.PRF))); err != nil {
+		return sets, nil, errDamagedKeys
+	}
+	a, err := newAEADSet(sets.aead)
 	if err != nil {
-		return nil, damaged
+		return sets, nil, errDamagedKeys
 	}
-	p, err := insecurecleartextkeyset.Read(keyset.NewJSONReader(bytes.NewReader(file.PRF)))
-	if err != nil {
-		return nil, damaged
+	k = &Keys{aead: new(serverAEAD)}
+	k.aead.now.Store(a)
+	if k.prf, err = prf.NewPRFSet(sets.prf); err != nil {
+		return sets, nil, errDamagedKeys
 	}
-	var k Keys
-	if k.aead, err = aead.New(a); err != nil {
-		return nil, damaged
-	}
-	if k.prf, err = prf.NewPRFSet(p); err != nil {
-		return nil, damaged
-	}
-	return &k, nil
+	return sets, k, nil
 }
 
 const boxVersion = 1

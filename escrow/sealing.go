@@ -35,7 +35,22 @@ const (
 //
 // A *[RecipientError] names recipients that are settled already (ErrSettled), or
 // lack the passphrase that is demanded (ErrNoPassphrase).
+//
+// Where the server's keys are rotated meanwhile, it starts anew with the new ones.
 func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
+	for try := 0; ; try++ {
+		primary := v.keys.Primary()
+		ids, err = v.seal(ctx, m)
+		if !errors.Is(err, ErrKeyRetired) || try == sealTries || primary == v.keys.Primary() {
+			return ids, err
+		}
+	}
+}
+
+// sealTries is how often a message is sealed anew because keys changed meanwhile.
+const sealTries = 3
+
+func (v *Vault) seal(ctx context.Context, m Message) (ids []string, err error) {
 	if len(m.Recipients) == 0 {
 		return nil, errors.New("seal: no recipients")
 	}
@@ -58,13 +73,18 @@ func (v *Vault) Seal(ctx context.Context, m Message) (ids []string, err error) {
 	if err := v.unsettled(ctx, m.Digest, envelope, all); err != nil { // saves the work; Create asks again
 		return nil, err
 	}
+	// Read each time: whoever else makes or retires one is heeded from the next message on.
+	recovery, err := v.recoveryKeys(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("seal: %w", err)
+	}
 	var items []NewItem
 	about := inspect(m)
 	for _, mode := range []string{ModeRecoverable, ModeSealed} {
 		if len(recipients[mode]) == 0 {
 			continue
 		}
-		item, err := v.newItem(m, about, mode, recipients[mode], now)
+		item, err := v.newItem(m, about, mode, recipients[mode], recovery, now)
 		if err != nil {
 			return nil, fmt.Errorf("seal: %w", err)
 		}
@@ -191,7 +211,7 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 	return plan, nil
 }
 
-func (v *Vault) newItem(m Message, about about, mode string, recipients []planned, now time.Time) (NewItem, error) {
+func (v *Vault) newItem(m Message, about about, mode string, recipients []planned, recovery []*seal.RecoveryPublic, now time.Time) (NewItem, error) {
 	key, err := seal.NewKey()
 	if err != nil {
 		return NewItem{}, err
@@ -200,6 +220,9 @@ func (v *Vault) newItem(m Message, about about, mode string, recipients []planne
 		ID: seal.NewID(), Sender: m.Sender, QueueID: m.QueueID, Mode: mode, Size: m.Size,
 		Created: now, Expires: now.Add(v.lifetime), EnvID: m.EnvID, Ret: m.Ret,
 		MessageID: about.messageID, Receipt: about.receipt,
+	}
+	if item.Recovery, err = wrapRecovery(recovery, key, item.ID); err != nil {
+		return NewItem{}, err
 	}
 	if mode == ModeRecoverable {
 		if item.Recover, err = seal.WrapRecover(v.keys.aead, key, item.ID); err != nil {

@@ -16,6 +16,7 @@ type Store interface {
 	InboxStore
 	SenderStore
 	ReplyStore
+	RecoveryStore
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,
 	// and the settlements of all their recipients. If one of these is settled
@@ -117,6 +118,8 @@ type NewItem struct {
 	Created time.Time
 	Expires time.Time
 	Recover []byte // nil in mode sealed
+
+	Recovery []RecoveryWrap // for the recovery keys
 
 	Mails     []NewMail
 	Summary   []byte // what lists show, under the server's keys; nil in mode sealed

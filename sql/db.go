@@ -27,6 +27,8 @@ import (
 	"time"
 
 	"github.com/mattn/go-sqlite3"
+
+	"github.com/postseal/postseal/escrow"
 )
 
 // readers is how many queries may read at a time, beside the one writer.
@@ -219,6 +221,9 @@ func (db *DB) explain(err error) error {
 	var e sqlite3.Error
 	if err == nil || !errors.As(err, &e) {
 		return err
+	}
+	if e.ExtendedCode == sqlite3.ErrConstraintTrigger && strings.Contains(e.Error(), "key retired") { // 0006_keys.sql
+		return fmt.Errorf("database %s: %w", db.path, escrow.ErrKeyRetired)
 	}
 	hint := ""
 	switch e.Code {

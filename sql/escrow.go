@@ -69,6 +69,11 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 			return err
 		}
 	}
+	for _, r := range it.Recovery {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO escrow_recovery (item_id, key_id, wrap) VALUES (?, ?, ?)`, it.ID, r.Key, r.Wrap); err != nil {
+			return fmt.Errorf("store a wrap for recovery: %w", err)
+		}
+	}
 	put, err := tx.PrepareContext(ctx, `INSERT INTO escrow_chunk (item_id, n, data) VALUES (?, ?, ?)`)
 	if err != nil {
 		return fmt.Errorf("store the message: %w", err)

@@ -27,6 +27,7 @@ const (
 	// The life of a sealed message.
 	Retracted = "retracted"
 	Extended  = "extended"
+	Recovered = "recovered" // opened with a recovery key
 	Expired   = "expired"
 	Held      = "held"     // on legal hold: it is not purged
 	Released  = "released" // from it
@@ -63,7 +64,7 @@ var Kinds = []string{
 	Decision, Reinjected, Sealed,
 	NoticeQueued, NoticeSent, NoticeBounced,
 	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
-	Retracted, Extended, Expired, Held, Released, Purged, Relinked,
+	Retracted, Extended, Recovered, Expired, Held, Released, Purged, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
 	APIKeyAdded, APIKeyRemoved, KeyChanged, BackedUp, Restored, Started, Pruned,

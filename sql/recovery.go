@@ -1,0 +1,148 @@
+package sql
+
+import (
+	"context"
+	dbsql "database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
+)
+
+var _ escrow.RecoverySource = (*Backup)(nil)
+
+// AddRecoveryKey keeps the public half of a new recovery key.
+func (db *DB) AddRecoveryKey(ctx context.Context, r escrow.RecoveryKey) error {
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO recovery_key (id, public, tag, note, created_at) VALUES (?, ?, ?, ?, ?)`,
+			r.ID, r.Public, r.Tag, r.Note, micros(r.Created))
+		if err != nil {
+			return err
+		}
+		return auditKey(ctx, tx, r.Created, audit.Details{"what": "recovery key made", "key": r.ID, "note": r.Note})
+	})
+}
+
+// RetireRecoveryKey ends that new messages are wrapped for a recovery key. Those that
+// are keep their wraps. ok is false where there is no such key that was not retired.
+func (db *DB) RetireRecoveryKey(ctx context.Context, id string, now time.Time) (ok bool, err error) {
+	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		n, err := affected(tx.ExecContext(ctx, `UPDATE recovery_key SET retired_at = ? WHERE id = ? AND retired_at IS NULL`, micros(now), id))
+		if ok = n > 0; err != nil || !ok {
+			return err
+		}
+		return auditKey(ctx, tx, now, audit.Details{"what": "recovery key retired", "key": id})
+	})
+	return ok, err
+}
+
+// RecoveryKeys lists the recovery keys, the oldest first.
+func (db *DB) RecoveryKeys(ctx context.Context) ([]escrow.RecoveryKey, error) {
+	return list(ctx, db, func(row row) (*escrow.RecoveryKey, error) {
+		var r escrow.RecoveryKey
+		var created, retired dbsql.NullInt64
+		if err := row.Scan(&r.ID, &r.Public, &r.Tag, &r.Note, &created, &retired); err != nil {
+			return nil, err
+		}
+		r.Created, r.Retired = fromMicros(created), fromMicros(retired)
+		return &r, nil
+	}, `SELECT id, public, tag, note, created_at, retired_at FROM recovery_key ORDER BY created_at, id`)
+}
+
+// CountRecovery counts the messages that each recovery key opens now.
+func (db *DB) CountRecovery(ctx context.Context) (map[string]int, error) {
+	rows, err := db.r.QueryContext(ctx, `SELECT key_id, count(*) FROM escrow_recovery GROUP BY key_id`)
+	if err != nil {
+		return nil, db.explain(err)
+	}
+	defer rows.Close()
+	counts := make(map[string]int)
+	for rows.Next() {
+		var id string
+		var n int
+		if err := rows.Scan(&id, &n); err != nil {
+			return nil, db.explain(err)
+		}
+		counts[id] = n
+	}
+	return counts, db.explain(rows.Err())
+}
+
+// Backup is a database that is only read: a backup, on any machine, of any version that
+// has recovery keys.
+type Backup struct{ db *DB }
+
+// firstWithRecovery is the migration that brought recovery keys.
+const firstWithRecovery = 6
+
+// OpenBackup opens the database of dsn to read it. Nothing of it is changed; where its
+// directory can't be written it must not be in use.
+func OpenBackup(ctx context.Context, dsn string) (*Backup, error) {
+	path, err := Path(dsn)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("database: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("database %s: is not a regular file", path)
+	}
+	name := "file:" + (&url.URL{Path: path}).EscapedPath() + "?mode=ro&_query_only=on&_busy_timeout=10000"
+	if _, err := os.Stat(path + "-wal"); errors.Is(err, os.ErrNotExist) && !canWrite(path) {
+		// SQLite would want to make files beside it.
+		name += "&immutable=1"
+	}
+	db := &DB{path: path, now: time.Now}
+	if db.r, err = dbsql.Open("sqlite3", name); err != nil {
+		return nil, db.explain(err)
+	}
+	has, err := db.version(ctx, db.r)
+	if err == nil && has < firstWithRecovery {
+		err = fmt.Errorf("database %s has version %d, from before there were recovery keys", path, has)
+	}
+	if err != nil {
+		db.Close()
+		return nil, err
+	}
+	return &Backup{db}, nil
+}
+
+// canWrite reports whether files can be made beside path.
+func canWrite(path string) bool {
+	f, err := os.CreateTemp(filepath.Dir(path), ".postseal-*")
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return os.Remove(f.Name()) == nil
+}
+
+// Close closes the database.
+func (b *Backup) Close() error { return b.db.Close() }
+
+// RecoveryWraps returns an item's wraps for recovery; see [escrow.RecoverySource].
+func (b *Backup) RecoveryWraps(ctx context.Context, item string) (wraps []escrow.RecoveryWrap, size int64, err error) {
+	err = b.db.r.QueryRowContext(ctx, `SELECT size FROM escrow_item WHERE id = ?`, item).Scan(&size)
+	if errors.Is(err, dbsql.ErrNoRows) {
+		return nil, 0, escrow.ErrUnknown
+	} else if err != nil {
+		return nil, 0, b.db.explain(err)
+	}
+	wraps, err = list(ctx, b.db, func(row row) (*escrow.RecoveryWrap, error) {
+		var r escrow.RecoveryWrap
+		return &r, row.Scan(&r.Key, &r.Wrap)
+	}, `SELECT key_id, wrap FROM escrow_recovery WHERE item_id = ? ORDER BY key_id`, item)
+	return wraps, size, err
+}
+
+// Chunk returns a chunk of an item's ciphertext.
+func (b *Backup) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
+	return b.db.Chunk(ctx, item, n)
+}
