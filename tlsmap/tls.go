@@ -180,9 +180,18 @@ func (s *Server) finish(ctx context.Context, key string, a *TLSAnswer) error {
 	}
 	if in.Required {
 		a.Demand.TLSParams = s.withFloor(a.Demand.TLSParams)
+	} else if s.lessThanOwn(&a.Demand) {
+		a.Demand = policy.TLSDemand{By: policy.FromNothing}
+		return s.report(ctx, key, a)
 	}
 	a.Text = s.policyText(&a.Demand, extra.attrs)
 	return s.report(ctx, key, a)
+}
+
+// lessThanOwn reports whether what a destination publishes would take the place of a
+// client's own level that is stronger.
+func (s *Server) lessThanOwn(d *policy.TLSDemand) bool {
+	return (d.By == policy.FromDANE || d.By == policy.FromSTS) && adminLevel(d.Level.String()) < adminLevel(s.cfg.OwnLevel)
 }
 
 // policyText writes a demand. The usual ones are made once.

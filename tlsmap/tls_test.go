@@ -114,6 +114,28 @@ func TestVerifiedTLS(t *testing.T) {
 	}
 }
 
+// A client with a level of its own is not answered with less, by what is published.
+func TestVerifiedTLSAndAClientsOwnLevel(t *testing.T) {
+	for _, tt := range []struct{ own, key, want string }{
+		{"encrypt", "partial.example", "NOTFOUND"},
+		{"encrypt", "unusable.example", "NOTFOUND"},
+		{"encrypt", "bogus.example", "NOTFOUND"},
+		{"encrypt", "dane.example", "OK dane-only"},
+		{"encrypt", "sts.example", "OK secure match=mx.sts.example:.backup.example servername=hostname"},
+		{"encrypt", "broken.example", "OK may"}, // a rule says so
+		{"secure", "dane.example", "NOTFOUND"},
+		{"secure", "sts.example", "OK secure match=mx.sts.example:.backup.example servername=hostname"},
+	} {
+		s := verifiedServer(t, func(c *Config) { c.OwnLevel = tt.own })
+		if got := ask(t, s, MapTLSPolicy, tt.key); got != tt.want {
+			t.Errorf("%s, a client at %s: got %q, want %q", tt.key, tt.own, got, tt.want)
+		}
+		if got := ask(t, s, MapSecureTLSPolicy, tt.key); got == "NOTFOUND" {
+			t.Errorf("secure-tls-policy of %s: %q", tt.key, got)
+		}
+	}
+}
+
 // What the administrator's own table or main.cf demands and what is published: neither
 // is lost.
 func TestVerifiedTLSAndTheAdministratorsTable(t *testing.T) {

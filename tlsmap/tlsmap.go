@@ -97,6 +97,11 @@ type Config struct {
 	// AdminLevel is main.cf's smtp_tls_security_level: where it is mandatory TLS, no answer
 	// is below it. "" counts as may.
 	AdminLevel string
+	// OwnLevel is the strongest smtp_tls_security_level, of mandatory TLS and above
+	// AdminLevel, that a client of tls-policy has of its own; "" where there is none. An
+	// answer takes its place, and nobody says which client asks: what a destination
+	// publishes is not answered where it is less.
+	OwnLevel string
 	// Published returns what a next-hop publishes of how its TLS is to be verified
 	// (DANE, MTA-STS): at once where it knows, else within two seconds or so. nil: nobody
 	// looks, and nothing is demanded.

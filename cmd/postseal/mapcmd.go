@@ -111,7 +111,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 func mapConfig(cfg *config, s *surroundings, engine *policy.Engine, pins *escrow.Pins, log *slog.Logger, reg prometheus.Registerer) tlsmap.Config {
 	c := tlsmap.Config{
 		Engine: engine, Splitter: splitter(cfg), Fallback: []string{postfixRelay(cfg.str("fallback-listen"))},
-		Floor: tlsVersionName(cfg.str("tls-floor")), AdminTLS: s.adminTLS(), AdminLevel: s.tlsLevel, Log: log, Registerer: reg,
+		Floor: tlsVersionName(cfg.str("tls-floor")), AdminTLS: s.adminTLS(), AdminLevel: s.tlsLevel, OwnLevel: s.ownTLSLevel, Log: log, Registerer: reg,
 	}
 	if pins != nil {
 		c.Pins = pins

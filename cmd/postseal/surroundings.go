@@ -34,6 +34,7 @@ type surroundings struct {
 	helo           string
 	client         postfix.Client // how it connects to destinations
 	tlsLevel       string         // smtp_tls_security_level
+	ownTLSLevel    string         // the strongest that an SMTP client has of its own
 	stsOff         string         // why Postfix can't verify as MTA-STS policies demand; "" where it can
 	addsRecipients bool
 	daneOff        string // why Postfix can't verify by TLSA records; "" where it can
@@ -76,6 +77,7 @@ func askPostfix(ctx context.Context, cfg *config, log *slog.Logger) (*surroundin
 	ask("smtp_helo_name", func() (e error) { s.helo, e = p.Param(ctx, "smtp_helo_name"); return e })
 	ask("SMTP client", func() (e error) { s.client, e = p.Client(ctx); return e })
 	ask("smtp_tls_security_level", func() (e error) { s.tlsLevel, e = p.Param(ctx, "smtp_tls_security_level"); return e })
+	ask("SMTP clients", func() (e error) { s.ownTLSLevel, e = p.OwnTLSLevel(ctx, postfixHop(cfg.str("map-listen"))); return e })
 	ask("bcc maps", func() (e error) { s.addsRecipients, e = p.AddsRecipients(ctx); return e })
 	ask("DNSSEC", func() (e error) { s.daneOff, e = p.DANEOff(ctx, postfixHop(cfg.str("map-listen"))); return e })
 	ask("certificate authorities", func() (e error) { s.stsOff, e = p.STSOff(ctx, postfixHop(cfg.str("map-listen"))); return e })

@@ -124,6 +124,7 @@ func TestCheckFindsTheWaysToLeakLoopAndLose(t *testing.T) {
 		{id: "dane-dnssec", sev: Warn, before: "smtp_host_lookup = native\n"},
 		{id: "dane-dnssec", sev: Warn, main: "ignore_mx_lookup_error = yes\n"},
 		{id: "dane-dnssec", sev: Warn, main: "smtp_dns_resolver_options = res_defnames\n"},
+		{id: "own-level", sev: Warn, master: "tlsonly unix - - n - - smtp -o smtp_tls_security_level=encrypt\n"},
 		{id: "authorities", sev: Warn, main: "smtp_tls_CAfile =\nsmtp_tls_CApath =\n"},
 		{id: "must-command", sev: Leak, change: func(t *testing.T, p *Instance, _ *CheckOptions) {
 			replace(t, p, "master.cf", "securesmtp unix - - y - - smtp\n", "securesmtp unix - - y - - local\n")

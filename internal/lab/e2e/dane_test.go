@@ -182,3 +182,25 @@ func TestDANEOff(t *testing.T) {
 		t.Error("serve does not say that DANE is off")
 	}
 }
+
+// TestDANEAndAClientsOwnLevel is the administrator's own transport with mandatory TLS,
+// which asks the map of all mail. An answer takes the place of its level: dane would let
+// the host without TLSA records have the mail in plaintext.
+func TestDANEAndAClientsOwnLevel(t *testing.T) {
+	s := newScene(t, lab.Options{
+		Postfix: lab.PostfixOptions{
+			MasterCF: "tlsonly unix - - n - - smtp\n  -o smtp_tls_security_level=encrypt\n",
+			MainCF:   map[string]string{"transport_maps": "inline:{second.example=tlsonly:}"},
+		},
+		Prepare: func(b *lab.Bed) error {
+			if err := daneHosts(b, "second.example", lab.GoodTLS, lab.NoTLS); err != nil {
+				return err
+			}
+			return b.Record("_25._tcp.mx1.second.example", "TLSA", wrongTLSA)
+		},
+	})
+	s.arrivesByTLS(s.send("a@own.example", "b@second.example"), "b@second.example")
+	if out, _ := s.CLI("postfix", "check"); !strings.Contains(out, "tlsonly/unix") {
+		t.Errorf("postfix check does not name the client:\n%s", out)
+	}
+}
