@@ -14,7 +14,7 @@ import (
 	"github.com/postseal/postseal/internal/audit"
 )
 
-var _ escrow.RecoverySource = (*Backup)(nil)
+var _ escrow.RecoverySource = (*BackupFile)(nil)
 
 // AddRecoveryKey keeps the public half of a new recovery key.
 func (db *DB) AddRecoveryKey(ctx context.Context, r escrow.RecoveryKey) error {
@@ -73,16 +73,16 @@ func (db *DB) CountRecovery(ctx context.Context) (map[string]int, error) {
 	return counts, db.explain(rows.Err())
 }
 
-// Backup is a database that is only read: a backup, on any machine, of any version that
+// BackupFile is a database that is only read: a backup, on any machine, of any version that
 // has recovery keys.
-type Backup struct{ db *DB }
+type BackupFile struct{ db *DB }
 
 // firstWithRecovery is the migration that brought recovery keys.
 const firstWithRecovery = 6
 
 // OpenBackup opens the database of dsn to read it. Nothing of it is changed; where its
 // directory can't be written it must not be in use.
-func OpenBackup(ctx context.Context, dsn string) (*Backup, error) {
+func OpenBackup(ctx context.Context, dsn string) (*BackupFile, error) {
 	path, err := Path(dsn)
 	if err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func OpenBackup(ctx context.Context, dsn string) (*Backup, error) {
 		db.Close()
 		return nil, err
 	}
-	return &Backup{db}, nil
+	return &BackupFile{db}, nil
 }
 
 // canWrite reports whether files can be made beside path.
@@ -125,10 +125,10 @@ func canWrite(path string) bool {
 }
 
 // Close closes the database.
-func (b *Backup) Close() error { return b.db.Close() }
+func (b *BackupFile) Close() error { return b.db.Close() }
 
 // RecoveryWraps returns an item's wraps for recovery; see [escrow.RecoverySource].
-func (b *Backup) RecoveryWraps(ctx context.Context, item string) (wraps []escrow.RecoveryWrap, size int64, err error) {
+func (b *BackupFile) RecoveryWraps(ctx context.Context, item string) (wraps []escrow.RecoveryWrap, size int64, err error) {
 	err = b.db.r.QueryRowContext(ctx, `SELECT size FROM escrow_item WHERE id = ?`, item).Scan(&size)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return nil, 0, escrow.ErrUnknown
@@ -143,6 +143,6 @@ func (b *Backup) RecoveryWraps(ctx context.Context, item string) (wraps []escrow
 }
 
 // Chunk returns a chunk of an item's ciphertext.
-func (b *Backup) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
+func (b *BackupFile) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
 	return b.db.Chunk(ctx, item, n)
 }
