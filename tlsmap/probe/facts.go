@@ -40,8 +40,8 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	}
 	until := stamp(e.until.Load()) // before the facts: never longer than theirs
 	f := e.facts.Load()
-	if f != nil && now.Before(until.time()) {
-		return f.published
+	if f != nil && now.Before(until.time()) && until.time().Sub(now) <= factsMost {
+		return f.published // and the clock was not set back
 	}
 	got := m.discovering.DoChan(dest, func() (any, error) {
 		defer func() { // foreign input must not end the program: nothing is known then

@@ -62,6 +62,12 @@ var never = &evidence{settled: true}
 // state is the last one, by the floor alone.
 func (k *known) state() policy.State { return k.ev.outcome }
 
+// stale reports whether it does not count any more: its time is over, or the clock was
+// set back behind it.
+func (k *known) stale(now time.Time) bool {
+	return !now.Before(k.expires.time()) || k.checked.time().After(now)
+}
+
 // history is that by the floor alone.
 func (k *known) history() history {
 	u := k.unusual()

@@ -134,7 +134,7 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 	if !noted {
 		m.note(e, demand)
 	}
-	if !now.Before(k.expires.time()) {
+	if k.stale(now) {
 		m.enqueue(e)
 		if p.State == policy.Absent || p.State == policy.Broken {
 			p.State = policy.Unknown

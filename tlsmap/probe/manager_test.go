@@ -822,3 +822,39 @@ func TestAFaultInALookupIsSurvived(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 }
+
+// TestTheClockIsSetBack: what was learned by a clock that was ahead does not count until
+// the time comes that it showed.
+func TestTheClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ahead := 365 * 24 * time.Hour
+		s := new(sky)
+		m := newManager(t, s, nil, ManagerOptions{Now: func() time.Time { return time.Now().Add(ahead) }})
+		var dane policy.DANE
+		m.discover = func(_ context.Context, dest string) *Result {
+			return &Result{Dest: dest, Domain: dest, State: policy.Works, DANE: dane, STS: &STSResult{State: policy.STSNone}, TTL: 3600}
+		}
+		defer running(t, m)()
+		s.set("d.example", policy.Absent)
+		dane = policy.DANENone
+		m.Published(t.Context(), "d.example")
+		m.Posture("d.example", anyTLS)
+		time.Sleep(time.Minute)
+		if p := m.Posture("d.example", anyTLS); p.State != policy.Absent {
+			t.Fatal(p)
+		}
+		ahead = 0
+		s.set("d.example", policy.Works)
+		dane = policy.DANEFull
+		if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEFull {
+			t.Errorf("published as of next year: %+v", p)
+		}
+		if p := m.Posture("d.example", anyTLS); p.State != policy.Unknown {
+			t.Errorf("posture as of next year: %+v", p)
+		}
+		time.Sleep(time.Minute)
+		if p := m.Posture("d.example", anyTLS); p.State != policy.Works {
+			t.Errorf("not looked at anew: %+v", p)
+		}
+	})
+}

@@ -40,7 +40,7 @@ func (m *Manager) work(ctx context.Context) {
 			return
 		case e := <-m.queue:
 			e.unqueue()
-			if k, now := e.known.Load(), m.o.Now(); now.Before(k.next.time()) && now.Before(k.expires.time()) {
+			if k, now := e.known.Load(), m.o.Now(); now.Before(k.next.time()) && !k.stale(now) {
 				continue // somebody looked meanwhile
 			}
 			// The error is that of ctx: learn has seen to all else.
