@@ -39,6 +39,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			mapCommand(),
 			tlsrptCommand(),
 			escrowCommand(),
+			auditCommand(),
 			apiKeyCommand(),
 			postfixCommand(),
 			keyCommand(),

@@ -36,7 +36,7 @@ func main() {
 		stop()
 	}()
 	app := newApp(os.Stdin, os.Stdout, os.Stderr)
-	if err := app.RunContext(ctx, moveFlags(app, os.Args)); err != nil {
+	if err := app.RunContext(byCommand(ctx), moveFlags(app, os.Args)); err != nil {
 		if !errors.Is(err, errShown) {
 			fmt.Fprintln(os.Stderr, "postseal:", err)
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -27,6 +28,7 @@ import (
 	"github.com/postseal/postseal/escrow/intake"
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/portal"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
@@ -52,6 +54,7 @@ func serveCommand() *cli.Command {
 // ctx is done or a part fails: then all end, Postfix gets no answers, and mail
 // waits.
 func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
+	ctx = audit.With(ctx, audit.Actor{Kind: audit.ActorServer}) // whoever has started it
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -65,6 +68,10 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+
+	// The audit log.
+	auditor := audit.NewWriter(db.Audit, log, reg)
+	keeper := newAuditKeeper(cfg, db, keys.AuditKey(), log, reg)
 
 	// What Postfix tells.
 	s, err := askPostfix(ctx, cfg, log)
@@ -143,7 +150,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	replier = &escrow.Replier{Vault: vault, Splitter: dialable(cfg.str("lmtp-listen")), ServerName: s.helo, Registerer: reg, Crash: crash}
 
 	// The servers.
-	parts, err := newParts(ctx, cfg, log, reg, s, engine, postures, vault, pins, brands)
+	parts, err := newParts(ctx, cfg, log, reg, s, engine, postures, vault, pins, brands, auditor)
 	if err != nil {
 		return err
 	}
@@ -173,6 +180,16 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 
+	started := audit.Details{"version": version, "audit_key": audit.FormatKey(keeper.key.Public().(ed25519.PublicKey))}
+	if err := db.Audit(ctx, audit.Entry{Kind: audit.Started, Details: started}); err != nil {
+		return err
+	}
+	// It ends after all that adds to it.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	written := make(chan struct{})
+	go func() { defer close(written); auditor.Run(writing) }()
+	defer func() { stopWriting(); <-written }()
+
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		log.Info("listening", "for", l.name, "on", l.addr)
@@ -182,6 +199,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	g.Go(func() error { return named("MTA-STS policies", policies.run(ctx)) })
 	g.Go(func() error { return named("TLS reports", reports.run(ctx)) })
 	g.Go(func() error { return named("alarms", alarms.Run(ctx)) })
+	g.Go(func() error { return named("audit", keeper.run(ctx)) })
 	g.Go(func() error { return named("outbox", outbox.Run(ctx)) })
 	g.Go(func() error { return named("replies", replier.Run(ctx)) })
 	g.Go(func() error { return named("escrow", vault.Run(ctx)) })
@@ -273,7 +291,7 @@ type parts struct {
 	api       http.Handler
 }
 
-func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set) (*parts, error) {
+func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheus.Registry, s *surroundings, engine *policy.Engine, postures *probe.Manager, vault *escrow.Vault, pins *escrow.Pins, brands *brand.Set, auditor *audit.Writer) (*parts, error) {
 	p := &parts{splitters: make(map[policy.Requirement]*intake.Splitter)}
 	err := errors.Join(writableDir("spool-dir", cfg.spoolDir()), writableDir("map-dir", cfg.str("map-dir")))
 	if err != nil {
@@ -282,7 +300,7 @@ func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheu
 	p.policy, err = policyd.New(policyd.Config{
 		Engine: engine, Splitter: splitter(cfg), AddsRecipients: s.addsRecipients,
 		ForcedUnreachable: cfg.str("forced-unreachable"), Origin: s.origin, Canonical: s.canonical(), Aliased: s.aliased(),
-		Marker: vault, Log: log, Registerer: reg,
+		Audit: auditor, Marker: vault, Log: log, Registerer: reg,
 	})
 	if err != nil {
 		return nil, err
@@ -314,7 +332,7 @@ func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheu
 		Decider: engine, Vault: vault, Ledger: pins, Triggers: func() *policy.Triggers { return engine.Rules().Triggers() }, Prober: looker{postures},
 		Plain: cfg.str("reinject-plain"), Secure: cfg.str("reinject-secure"), Forced: cfg.str("reinject-forced"),
 		MaxMessageSize: cfg.size("max-message-size"), SpoolDir: cfg.spoolDir(), Hostname: s.helo, RequeueUID: s.requeueUID, InHand: new(intake.InHand),
-		Grace: cfg.duration("grace"), Aliases: s.aliases(), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
+		Audit: auditor, Grace: cfg.duration("grace"), Aliases: s.aliases(), Now: time.Now, Log: log, Registerer: reg, Crash: crash,
 	}
 	for _, floor := range []policy.Requirement{policy.None, policy.ForcedTLS, policy.Encryption, policy.EscrowOnly} {
 		p.splitters[floor] = intake.NewSplitter(in, floor)

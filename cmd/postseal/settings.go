@@ -80,6 +80,8 @@ func settings() []setting {
 		{name: "own-domain", usage: "a domain that this server delivers itself (default: asked of Postfix)", many: true, check: checkOwnDomain},
 		{name: "secure-subject", usage: "a subject `PATTERN` that requires encryption: text, or /POSIX extended regular expression/", many: true, check: checkSubject},
 		{name: "grace", usage: "how long TLS that vanished is waited for before the escrow", value: "30m", check: checkDuration},
+		{name: "audit-keep", usage: "how long entries of the audit log are kept", value: "2192d", check: checkLifetime},
+		{name: "audit-checkpoint-file", usage: "a `FILE` that each day's signed checkpoint of the audit log is appended to; best on another machine"},
 		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
 		{name: "verify", usage: "how recipients prove who they are where neither rule nor recipient says: code or account", value: "account", check: checkOneOf("code", "account")},
 		{name: "device-lifetime", usage: "how long a browser stays signed in to a recipient's account", value: "30d", check: checkLifetime},
