@@ -35,6 +35,9 @@ func main() {
 		<-ctx.Done()
 		stop()
 	}()
+	if err := noCores(); err != nil {
+		fmt.Fprintln(os.Stderr, "postseal:", err) // what is asked for is more important
+	}
 	app := newApp(os.Stdin, os.Stdout, os.Stderr)
 	if err := app.RunContext(byCommand(ctx), moveFlags(app, os.Args)); err != nil {
 		if !errors.Is(err, errShown) {
