@@ -1,0 +1,134 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func logLine(t *testing.T, asJSON bool, c Checkpoint) string {
+	t.Helper()
+	var b bytes.Buffer
+	var h slog.Handler = slog.NewTextHandler(&b, nil)
+	if asJSON {
+		h = slog.NewJSONHandler(&b, nil)
+	}
+	slog.New(h).Info("checkpoint of the audit log", c.Attrs()...)
+	return b.String()
+}
+
+// store is a database that may be locked.
+type store struct {
+	err   error
+	puts  int
+	kept  []Entry
+	delay time.Duration
+}
+
+func (s *store) put(ctx context.Context, list ...Entry) error {
+	time.Sleep(s.delay)
+	if s.err != nil {
+		return s.err
+	}
+	s.puts++
+	s.kept = append(s.kept, list...)
+	return nil
+}
+
+func TestWriterGroupsAndKeepsTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		w := NewWriter(s.put, nil, nil)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		for i := range 2500 {
+			if err := w.Add(Entry{Kind: Decision, Item: strconv.Itoa(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		begin := time.Now()
+		time.Sleep(writeDelay)
+		synctest.Wait()
+		if len(s.kept) != 2500 || s.puts != 3 || time.Since(begin) > time.Second {
+			t.Errorf("%d kept by %d writes after %s", len(s.kept), s.puts, time.Since(begin))
+		}
+		for i, e := range s.kept {
+			if e.Item != strconv.Itoa(i) || e.At.IsZero() {
+				t.Fatalf("entry %d is %+v", i, e)
+			}
+		}
+		if err := w.Add(Entry{Kind: Decision}); err != nil {
+			t.Fatal(err)
+		}
+		stop() // at the end nothing waits
+		if err := <-done; err != nil || len(s.kept) != 2501 {
+			t.Errorf("%v, %d kept", err, len(s.kept))
+		}
+	})
+}
+
+// TestWriterFailsWhereNothingIsWritten holds that no decision is carried out for long
+// of which nobody will find a word, and that none is lost by a database that is back.
+func TestWriterFailsWhereNothingIsWritten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, reg := &store{err: errors.New("locked")}, prometheus.NewRegistry()
+		w := NewWriter(s.put, nil, reg)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		defer func() { stop(); <-done }()
+		begin, taken := time.Now(), 0
+		for {
+			err := w.Add(Entry{Kind: Decision})
+			if errors.Is(err, ErrBehind) {
+				break
+			}
+			taken++
+			time.Sleep(100 * time.Millisecond)
+			if time.Since(begin) > time.Minute {
+				t.Fatal("decisions are taken for a minute that nobody writes")
+			}
+		}
+		if d := time.Since(begin); d < behindTime || d > behindTime+time.Second {
+			t.Errorf("refused after %s", d)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "postseal_audit_refused_total" && f.GetMetric()[0].GetCounter().GetValue() != 1 {
+				t.Errorf("%s", f)
+			}
+		}
+		s.err = nil
+		time.Sleep(2 * writeAgain)
+		synctest.Wait()
+		if len(s.kept) != taken {
+			t.Errorf("%d of %d are kept", len(s.kept), taken)
+		}
+		if err := w.Add(Entry{Kind: Decision}); err != nil {
+			t.Errorf("after the trouble: %v", err)
+		}
+	})
+}
+
+func TestWriterTakesNoMoreThanItHolds(t *testing.T) {
+	w := NewWriter(nil, nil, nil) // nobody writes
+	for range behindMost {
+		if err := w.Add(Entry{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Add(Entry{}); !errors.Is(err, ErrBehind) {
+		t.Error(err)
+	}
+}
