@@ -20,6 +20,10 @@ const tombstones = 90 * 24 * time.Hour
 // pickup opens after its time, whether or not that was done.
 const expireInterval = time.Minute
 
+// uncleanInterval is how often Run tries to clear the journal of what was deleted while
+// somebody, such as a backup, still reads an older state.
+const uncleanInterval = 5 * time.Second
+
 // List lists pickups, the newest first.
 func (v *Vault) List(ctx context.Context, f Filter) ([]Listed, error) {
 	now := v.now()
@@ -51,6 +55,9 @@ func (v *Vault) List(ctx context.Context, f Filter) ([]Listed, error) {
 		}
 		if !s.ReadAt.IsZero() {
 			list[i].ReadAt = &s.ReadAt
+		}
+		if !s.Hold.At.IsZero() {
+			list[i].Hold = &s.Hold
 		}
 	}
 	return list, nil
@@ -251,16 +258,24 @@ func (v *Vault) sweep(ctx context.Context) {
 	v.checkpoint(ctx)
 }
 
-func (v *Vault) checkpoint(ctx context.Context) {
-	if err := v.store.Checkpoint(ctx); err != nil {
+// checkpoint clears the database's journal of what was deleted. Where that has to wait
+// Run tries again.
+func (v *Vault) checkpoint(ctx context.Context) (done bool) {
+	v.unclean.Store(true)
+	done, err := v.store.Checkpoint(ctx)
+	if done {
+		v.unclean.Store(false)
+	} else {
 		v.log.Debug("journal is cleared later", "error", err)
 	}
+	return done
 }
 
 // Run calls Expire now and then until ctx is done, and returns nil.
 func (v *Vault) Run(ctx context.Context) error {
 	tick := time.NewTimer(0)
 	defer tick.Stop()
+	v.unclean.Store(true) // who knows what ran before
 	for {
 		select {
 		case <-ctx.Done():
@@ -273,6 +288,9 @@ func (v *Vault) Run(ctx context.Context) error {
 		wait := expireInterval
 		if next, err := v.store.NextEnd(ctx); err == nil && !next.IsZero() {
 			wait = max(min(wait, next.Sub(v.now())), time.Second)
+		}
+		if v.unclean.Load() && !v.checkpoint(ctx) {
+			wait = min(wait, uncleanInterval)
 		}
 		tick.Reset(wait)
 	}

@@ -55,6 +55,18 @@ type Store interface {
 	// than keep.
 	Sweep(ctx context.Context, now time.Time, keep time.Duration) error
 
+	// Hold puts an item on legal hold; ErrUnknown, ErrOver or ErrHeld if that can't be.
+	// Its pickups end as others do, but what their keys were is kept, and so is the
+	// item's own key and its ciphertext.
+	Hold(ctx context.Context, item, note string, now time.Time) error
+	// Release ends a legal hold, ErrNotHeld if there is none, and deletes the keys of what
+	// ended meanwhile.
+	Release(ctx context.Context, item, note string, now time.Time) error
+	// ForgetItems deletes what is still known of items that have ended and are purged: of one,
+	// or of all that ended before a time (not zero). ErrUnknown, ErrNotOver or ErrHeld
+	// where it was one for which that can't be.
+	ForgetItems(ctx context.Context, item string, before, now time.Time) (n int, err error)
+
 	// AddCode keeps the tag of a code and queues its mail. Of a pickup's codes
 	// at most keep stay, the newest.
 	AddCode(ctx context.Context, pickup string, tag []byte, expires time.Time, keep int, mail NewMail) error
@@ -104,8 +116,9 @@ type Store interface {
 	// has done the same within minutes.
 	AuditAccess(ctx context.Context, e audit.Entry) error
 
-	// Checkpoint clears deleted content from the database's journal.
-	Checkpoint(ctx context.Context) error
+	// Checkpoint clears deleted content from the database's journal; not done where
+	// somebody still reads an older state.
+	Checkpoint(ctx context.Context) (done bool, err error)
 }
 
 // NewItem is one sealed message to be created.
@@ -181,6 +194,7 @@ type StoredPickup struct {
 	Receipt                   bool   // a read receipt was asked for
 	ReadHow                   string // the verification of the first reader
 	Language                  string
+	Hold                      Hold // of its item
 }
 
 // PickupFilter selects pickups: by what is not zero. Addresses are folded.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -94,6 +95,7 @@ type Vault struct {
 	hashing    chan struct{} // a place for each passphrase that may be hashed at a time
 	metrics    *metrics
 	crash      func(point string)
+	unclean    atomic.Bool // the journal still holds what was deleted
 }
 
 // parallelHashing bounds how many passphrases are hashed at a time: each takes
@@ -228,6 +230,7 @@ type Listed struct {
 	ReadAt    *time.Time `json:"read_at,omitempty"`
 	QueueID   string     `json:"queue_id,omitempty"`
 	Notice    string     `json:"notice"` // queued, sent, bounced
+	Hold      *Hold      `json:"hold,omitempty"`
 }
 
 // States of a notice.

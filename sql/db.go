@@ -207,13 +207,28 @@ func (db *DB) Writable(ctx context.Context) error {
 	})
 }
 
+// checkpointPatience is how long Checkpoint waits for those who read an older state. So
+// long nobody writes either.
+const checkpointPatience = 250 * time.Millisecond
+
 // Checkpoint moves what was committed from the write-ahead log to the database
 // and empties the log, so that overwritten and deleted content is gone from
-// there too. Readers that are at work put it off: the next call gets it.
-func (db *DB) Checkpoint(ctx context.Context) error {
+// there too. done is false where somebody still reads an older state, such as a backup:
+// then it is to be called again.
+func (db *DB) Checkpoint(ctx context.Context) (done bool, err error) {
+	conn, err := db.w.Conn(ctx)
+	if err != nil {
+		return false, db.explain(err)
+	}
+	defer conn.Close()
+	if _, err := conn.ExecContext(ctx, fmt.Sprintf(`PRAGMA busy_timeout = %d`, checkpointPatience.Milliseconds())); err != nil {
+		return false, db.explain(err)
+	}
 	var busy, log, moved int
-	err := db.w.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &moved)
-	return db.explain(err)
+	err = conn.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &moved)
+	// Whatever came of it, the next one to write has its patience back.
+	_, back := conn.ExecContext(context.WithoutCancel(ctx), fmt.Sprintf(`PRAGMA busy_timeout = %d`, busyTimeout.Milliseconds()))
+	return err == nil && busy == 0, db.explain(errors.Join(err, back))
 }
 
 // explain adds to an error of SQLite which file it is about and what to do.

@@ -92,23 +92,26 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 // pickupColumns are what scanPickup reads.
 const pickupColumns = `p.id, p.item_id, p.recipient, p.recipient_key, i.sender, i.queue_id, p.verify, i.mode, p.state, p.notice,
 	i.size, i.created_at, p.expires_at, p.read_at, p.secret_hash, p.passphrase,
-	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language`
+	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language,
+	i.held_at, i.held_by, i.held_note`
 
 const selectPickup = `SELECT ` + pickupColumns + ` FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
 
 func scanPickup(row row) (*escrow.StoredPickup, error) {
 	var (
-		p                      escrow.StoredPickup
-		created, expires, read dbsql.NullInt64
+		p                            escrow.StoredPickup
+		created, expires, read, held dbsql.NullInt64
 	)
 	err := row.Scan(&p.ID, &p.ItemID, &p.Recipient, &p.Folded, &p.Sender, &p.QueueID, &p.Verify, &p.Mode, &p.State, &p.Notice,
 		&p.Size, &created, &expires, &read, &p.SecretHash, &p.Passphrase,
-		&p.Notify, &p.ORCPT, &p.EnvID, &p.Ret, &p.MessageID, &p.Receipt, &p.ReadHow, &p.Language)
+		&p.Notify, &p.ORCPT, &p.EnvID, &p.Ret, &p.MessageID, &p.Receipt, &p.ReadHow, &p.Language,
+		&held, &p.Hold.By, &p.Hold.Note)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return nil, escrow.ErrUnknown
 	} else if err != nil {
 		return nil, fmt.Errorf("read a pickup: %w", err)
 	}
+	p.Hold.At = fromMicros(held)
 	p.Created, p.Expires, p.ReadAt = fromMicros(created), fromMicros(expires), fromMicros(read)
 	return &p, nil
 }
@@ -278,7 +281,8 @@ func (db *DB) end(ctx context.Context, state, by string, now time.Time, cond str
 			return err
 		}
 		for _, id := range ids {
-			_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = ?, wrap = NULL, ended_at = ?,
+			_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET state = ?, ended_at = ?, wrap = NULL,
+				held_wrap = CASE WHEN EXISTS (SELECT 1 FROM escrow_item i WHERE i.id = item_id AND i.held_at IS NOT NULL) THEN wrap END,
 				settled_at = CASE WHEN read_at IS NOT NULL OR ? = 'sender' THEN coalesce(settled_at, ?) ELSE settled_at END
 				WHERE id = ?`, state, micros(now), by, micros(now), id)
 			if err != nil {
@@ -296,12 +300,17 @@ func (db *DB) end(ctx context.Context, state, by string, now time.Time, cond str
 			for _, q := range []string{
 				`DELETE FROM escrow_code WHERE pickup_id = ?`,
 				`DELETE FROM outbox WHERE pickup_id = ?`,
-				`UPDATE escrow_item SET recover = NULL, summary = NULL, ended = 1 WHERE id = (SELECT item_id FROM escrow_pickup WHERE id = ?)
-					AND NOT EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.item_id = escrow_item.id AND p.wrap IS NOT NULL)`,
 			} {
 				if _, err := tx.ExecContext(ctx, q, id); err != nil {
 					return err
 				}
+			}
+			var item string
+			if err := tx.QueryRowContext(ctx, `SELECT item_id FROM escrow_pickup WHERE id = ?`, id).Scan(&item); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, endItem, item); err != nil {
+				return err
 			}
 		}
 		ended = len(ids)
@@ -324,19 +333,8 @@ const limitsKept = 8 * 24 * time.Hour
 
 // Sweep deletes what nothing needs any more.
 func (db *DB) Sweep(ctx context.Context, now time.Time, keep time.Duration) error {
-	for {
-		var n int64
-		err := db.write(ctx, func(tx *dbsql.Tx) (err error) {
-			n, err = affected(tx.ExecContext(ctx, `DELETE FROM escrow_chunk WHERE rowid IN (
-				SELECT c.rowid FROM escrow_chunk c JOIN escrow_item i ON i.id = c.item_id WHERE i.ended = 1 LIMIT ?)`, sweepChunks))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		if n < sweepChunks {
-			break
-		}
+	if err := db.purgeChunks(ctx, now); err != nil {
+		return err
 	}
 	return db.write(ctx, func(tx *dbsql.Tx) error {
 		if err := sweepReplies(ctx, tx, now); err != nil {
@@ -353,6 +351,7 @@ func (db *DB) Sweep(ctx context.Context, now time.Time, keep time.Duration) erro
 			{`DELETE FROM escrow_limit WHERE last_at < ?`, now.Add(-limitsKept)},
 			{`DELETE FROM settlement WHERE created_at < ?`, now.Add(-settlementsKept)},
 			{`DELETE FROM escrow_pickup WHERE wrap IS NULL AND ended_at < ?
+				AND NOT EXISTS (SELECT 1 FROM escrow_item i WHERE i.id = item_id AND i.held_at IS NOT NULL)
 				AND NOT EXISTS (SELECT 1 FROM escrow_reply r WHERE r.pickup_id = escrow_pickup.id AND r.state = 'queued')`, now.Add(-keep)},
 		} {
 			if _, err := tx.ExecContext(ctx, d.query, micros(d.before)); err != nil {

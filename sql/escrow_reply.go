@@ -81,7 +81,7 @@ func (db *DB) ChangeReply(ctx context.Context, c escrow.ReplyChange) error {
 			// It was on its way when the message ended, and nobody can read it
 			// any more.
 			_, err := tx.ExecContext(ctx, `UPDATE escrow_reply SET wrap = NULL WHERE id = ?
-				AND EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.id = pickup_id AND p.wrap IS NULL)`, c.ID)
+				AND EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.id = pickup_id AND p.wrap IS NULL AND p.held_wrap IS NULL)`, c.ID)
 			if err != nil {
 				return fmt.Errorf("store a reply: %w", err)
 			}
@@ -164,10 +164,11 @@ func (db *DB) OldestReply(ctx context.Context) (time.Time, error) {
 }
 
 // endReplies takes away the keys of a pickup's replies that have been sent, when
-// the pickup ends. One that is on its way keeps its own until it has arrived, and a
+// the pickup ends, unless it is on hold. One that is on its way keeps its own until it has arrived, and a
 // draft for a day more, see sweepReplies.
 func endReplies(ctx context.Context, tx *dbsql.Tx, pickup string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE escrow_reply SET wrap = NULL WHERE pickup_id = ? AND state IN ('sent', 'failed')`, pickup)
+	_, err := tx.ExecContext(ctx, `UPDATE escrow_reply SET wrap = NULL WHERE pickup_id = ? AND state IN ('sent', 'failed')
+		AND NOT EXISTS (SELECT 1 FROM escrow_pickup p WHERE p.id = pickup_id AND p.held_wrap IS NOT NULL)`, pickup)
 	return err
 }
 

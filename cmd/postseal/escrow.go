@@ -51,6 +51,9 @@ func escrowCommand() *cli.Command {
 		verb("resend", "ID", "send the notice anew, with a new link (recoverable messages); the old link is dead", with([]cli.Flag{to}, store), func(c *cli.Context) error {
 			return changeEscrow(c, (*escrow.Vault).Resend, func() string { return "the notice is queued" })
 		}),
+		escrowHold(store),
+		escrowRelease(store),
+		escrowPurge(store),
 	)
 }
 
@@ -153,10 +156,14 @@ func printEscrow(c *cli.Context, all []escrow.Listed) error {
 		return printJSON(c, all)
 	}
 	w := tabwriter.NewWriter(c.App.Writer, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tFROM\tTO\tSTATE\tNOTICE\tCREATED\tEXPIRES\tBYTES")
+	fmt.Fprintln(w, "ID\tFROM\tTO\tSTATE\tNOTICE\tCREATED\tEXPIRES\tBYTES\tHOLD")
 	for _, l := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\n", l.ID, orNull(l.Sender), l.Recipient, l.State, l.Notice,
-			l.Created.UTC().Format(time.RFC3339), l.Expires.UTC().Format(time.RFC3339), l.Size)
+		hold := "-"
+		if l.Hold != nil {
+			hold = l.Hold.Note
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", l.ID, orNull(l.Sender), l.Recipient, l.State, l.Notice,
+			l.Created.UTC().Format(time.RFC3339), l.Expires.UTC().Format(time.RFC3339), l.Size, hold)
 	}
 	return w.Flush()
 }
