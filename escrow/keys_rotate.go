@@ -117,8 +117,9 @@ type RotationStore interface {
 	// RewrapBoxes puts what f returns, where that is not nil, in the place of the next
 	// boxes, at most limit, in one transaction. f's error is for one box: it stays.
 	RewrapBoxes(ctx context.Context, from BoxCursor, limit int, f func(Box) ([]byte, error)) (BoxBatch, error)
-	// Checkpoint clears overwritten content from the database's journal.
-	Checkpoint(ctx context.Context) error
+	// Checkpoint clears overwritten content from the database's journal; not done where
+	// somebody still reads an older state.
+	Checkpoint(ctx context.Context) (done bool, err error)
 }
 
 // RotationProgress is told while a rotation runs.
@@ -450,7 +451,7 @@ func (r *Rotation) rewrap(ctx context.Context) error {
 				return &BadBoxes{bad}
 			}
 			// What lay under the old key is gone from the journal too.
-			if err := s.Checkpoint(ctx); err != nil {
+			if err := clearJournal(ctx, s); err != nil {
 				return err
 			}
 			r.Crash("rotate-clean")
@@ -511,4 +512,19 @@ func (r *Rotation) finish(ctx context.Context) error {
 		_, err := s.EndRotation(ctx, r.p.Key, time.Now())
 		return err
 	})
+}
+
+// clearJournal waits for who reads an older state of the database, such as a backup.
+func clearJournal(ctx context.Context, s RotationStore) error {
+	for range 600 {
+		if done, err := s.Checkpoint(ctx); done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return errors.New("rotate the keys: another process, such as a backup, has read an old state of the database for ten minutes: run it again")
 }

@@ -130,3 +130,11 @@ func TestPurgeForgets(t *testing.T) {
 		t.Errorf("left: %v, %v", list, err)
 	}
 }
+
+// checkpoint clears the journal.
+func (b *bench) checkpoint() {
+	b.t.Helper()
+	if done, err := b.db.Checkpoint(b.t.Context()); err != nil || !done {
+		b.t.Fatalf("journal cleared: %v, %v", done, err)
+	}
+}

@@ -55,7 +55,7 @@ func TestRecovery(t *testing.T) {
 		t.Fatal(ok, err)
 	}
 	after := b.seal(message([]byte("after")))[0]
-	b.must(b.db.Checkpoint(t.Context()))
+	b.checkpoint()
 
 	// Elsewhere: the file of the database alone, in a directory that can't be written.
 	dir := filepath.Join(t.TempDir(), "backup")
@@ -186,7 +186,7 @@ func TestThePrivateHalfIsNotKept(t *testing.T) {
 			t.Errorf("%s has the private half", f)
 		}
 	}
-	b.must(b.db.Checkpoint(t.Context()))
+	b.checkpoint()
 	data, err := os.ReadFile(b.path())
 	b.must(err)
 	if !bytes.Contains(data, private.Public().Bytes()) {

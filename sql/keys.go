@@ -29,6 +29,7 @@ var boxColumns = []boxColumn{
 	{"escrow_item", "recover", "recover/1", []string{"id"}},
 	{"escrow_item", "summary", "summary/1", []string{"id"}},
 	{"escrow_pickup", "wrap", "wrap/1", []string{"item_id", "id"}},
+	{"escrow_pickup", "held_wrap", "wrap/1", []string{"item_id", "id"}},
 	{"escrow_recipient", "hashed", "passphrase/1", []string{"address"}},
 	{"outbox", "sealed", "mail/1", []string{"id"}},
 	{"escrow_account", "password", "password/1", []string{"address"}},

@@ -133,6 +133,7 @@ func TestTriggersRefuseARetiredKey(t *testing.T) {
 		"escrow_item.recover":       fmt.Sprintf(item, "?", "NULL"),
 		"escrow_item.summary":       fmt.Sprintf(item, "NULL", "?"),
 		"escrow_pickup.wrap":        fmt.Sprintf(pickup, "?"),
+		"escrow_pickup.held_wrap":   strings.Replace(fmt.Sprintf(pickup, "?"), "wrap", "held_wrap", 1),
 		"escrow_recipient.hashed":   `INSERT INTO escrow_recipient (address, verify, hashed, changed_at) VALUES ('a', 'code', ?, 0)`,
 		"outbox.sealed":             `INSERT INTO outbox (id, kind, sealed, created_at, due_at) VALUES ('m', 'x', ?, 0, 0)`,
 		"escrow_account.password":   fmt.Sprintf(account, "?", "NULL"),
@@ -142,6 +143,7 @@ func TestTriggersRefuseARetiredKey(t *testing.T) {
 	}
 	needs := map[string][]string{
 		"escrow_pickup.wrap":        {fmt.Sprintf(item, "NULL", "NULL")},
+		"escrow_pickup.held_wrap":   {fmt.Sprintf(item, "NULL", "NULL")},
 		"escrow_passkey.credential": {fmt.Sprintf(account, "NULL", "NULL")},
 		"escrow_reply.wrap":         {fmt.Sprintf(item, "NULL", "NULL"), fmt.Sprintf(pickup, "NULL")},
 	}

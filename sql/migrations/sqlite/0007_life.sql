@@ -10,6 +10,20 @@ ALTER TABLE escrow_pickup ADD COLUMN lifetime INTEGER; -- as the rules said when
 ALTER TABLE escrow_pickup ADD COLUMN most_at INTEGER;  -- it can't be extended beyond
 ALTER TABLE escrow_pickup ADD COLUMN held_wrap BLOB;   -- where it ended while on hold: what its wrap was
 
+-- As for other boxes, see 0006.
+-- +goose StatementBegin
+CREATE TRIGGER key_retired_escrow_pickup_held_wrap_insert BEFORE INSERT ON escrow_pickup WHEN NEW.held_wrap IS NOT NULL AND substr(NEW.held_wrap, 3, 4) IN (SELECT id FROM key_retired)
+BEGIN
+    SELECT RAISE(ABORT, 'key retired');
+END;
+-- +goose StatementEnd
+-- +goose StatementBegin
+CREATE TRIGGER key_retired_escrow_pickup_held_wrap_update BEFORE UPDATE OF held_wrap ON escrow_pickup WHEN NEW.held_wrap IS NOT NULL AND substr(NEW.held_wrap, 3, 4) IN (SELECT id FROM key_retired)
+BEGIN
+    SELECT RAISE(ABORT, 'key retired');
+END;
+-- +goose StatementEnd
+
 -- Legal hold. While it is held an item does not count as ended.
 ALTER TABLE escrow_item ADD COLUMN held_at INTEGER;
 ALTER TABLE escrow_item ADD COLUMN held_by TEXT NOT NULL DEFAULT '';
@@ -51,6 +65,8 @@ END;
 -- +goose StatementEnd
 
 -- +goose Down
+DROP TRIGGER key_retired_escrow_pickup_held_wrap_update;
+DROP TRIGGER key_retired_escrow_pickup_held_wrap_insert;
 DROP TRIGGER escrow_usage_gone;
 DROP TRIGGER escrow_usage_ended;
 DROP TRIGGER escrow_usage_more;
