@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/postseal/postseal/escrow/notify"
@@ -56,3 +57,18 @@ func OwnerOf(v *Vault, address string) *Pickup {
 
 // KeysOf returns the keys of a vault.
 func KeysOf(v *Vault) *Keys { return v.keys }
+
+// CountHashes counts the passphrases and passwords that are hashed from now on, one at
+// a time.
+func CountHashes(v *Vault) (hashes func() int64) {
+	var n atomic.Int64
+	place := make(chan struct{})
+	v.hashing = place
+	go func() {
+		for range place {
+			n.Add(1)
+			place <- struct{}{}
+		}
+	}()
+	return n.Load
+}

@@ -105,7 +105,7 @@ var (
 			"size":                     `[+-]?\d{1,2}`,
 			"nowrap noshade reversed":  `[a-z]{0,8}`,
 			"type":                     `[AaIi1]|disc|circle|square`,
-			"a href":                   `(?is)\s*(https?://|mailto:|tel:)[^\s].*`,
+			"a href":                   `(?is)\s*(https?://[^\s/?#\\]|(mailto|tel):[^\s]).*`,
 			"a target":                 `_blank`,
 			"a rel":                    `nofollow noreferrer( noopener)?`,
 			"img src":                  `data:image/(png|jpeg|jpg|gif|webp);base64,[A-Za-z0-9+/=\s]+`,
@@ -123,9 +123,9 @@ var (
 		}
 		return m
 	}()
-	// moves and names are what no style may do: leave its place, and name anything.
-	moves   = regexp.MustCompile(`(?i)position|inset|z-index|transform|translate|animation|transition|content\s*:|behaviou?r|binding|cursor|filter|mask|image|zoom|--|all:`)
-	reaches = regexp.MustCompile(`(?i)url|src\(|image|expression|import|var\(|attr\(|env\(|element\(|paint\(|cross-fade|//|[@\\<>]|/\*`)
+	// moves and reaches are what no style may do: leave its place, and name anything.
+	moves   = regexp.MustCompile(`(?i)(^|[{; ])([a-z-]*(position|inset|z-index|transform|translate|animation|transition|behaviou?r|binding|cursor|filter|mask|image|zoom)[a-z-]*|content|all|--[^:]*):`)
+	reaches = regexp.MustCompile(`(?i)(url|src|image|image-set|expression|var|attr|env|element|paint|cross-fade)\s*\(|//|[@\\<>]|/\*`)
 )
 
 // allowed parses what is left of a mail in both modes that there are, and looks for

@@ -71,7 +71,7 @@ func TestHostileHTML(t *testing.T) {
 
 var (
 	harmlessSheet = regexp.MustCompile(`(?i)url\s*\(|expression|image|@import|@font|@charset|@n|var\s*\(|attr\s*\(|\\|[;{]\s*(position|content|behavior|-moz-binding)\s*:|<`)
-	harmlessStyle = regexp.MustCompile(`(?i)url|expression|image|import|var|attr|@|\\|position|content\s*:`)
+	harmlessStyle = regexp.MustCompile(`(?i)(url|expression|image|image-set|src|var|attr)\s*\(|@|\\|position\s*:|content\s*:`)
 )
 
 // harmless parses what the frame gets as a browser does, and looks for anything
