@@ -32,7 +32,7 @@ func newTLSReports(cfg *config, store tlsrpt.Store, helo string, log *slog.Logge
 	if err != nil {
 		return nil, err
 	}
-	return &tlsReports{&tlsrpt.Counter{Store: store, Log: log, Registerer: reg}, reporter}, nil
+	return &tlsReports{&tlsrpt.Counter{Store: store, Allow: mayPostTo, Log: log, Registerer: reg}, reporter}, nil
 }
 
 // newReporter makes what makes and sends reports. Without tlsrpt-from it can only
@@ -65,7 +65,8 @@ func newReporter(cfg *config, store tlsrpt.Store, helo string, log *slog.Logger,
 	}, nil
 }
 
-// mayPostTo keeps what strangers publish from making us connect to our own net.
+// mayPostTo keeps what strangers publish from making us connect to our own net, and
+// tell them what is there.
 func mayPostTo(a netip.Addr) bool { return tlsrpt.Public(a) || testNet(a) }
 
 func plainASCII(s string) bool {

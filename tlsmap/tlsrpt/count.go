@@ -3,6 +3,7 @@ package tlsrpt
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +27,9 @@ type Counter struct {
 	Now        func() time.Time      // nil: time.Now
 	Log        *slog.Logger          // nil: none
 	Registerer prometheus.Registerer // nil: no metrics
+	// Allow reports whether a report may speak of an address; nil: [Public]. Who publishes a
+	// domain gets its reports, and may have it lead into our own network.
+	Allow func(netip.Addr) bool
 
 	once     sync.Once
 	sessions *prometheus.CounterVec
@@ -64,12 +68,15 @@ func (c *Counter) Looked(r *probe.Result, had []probe.Session) {
 	for i := range r.MX {
 		// Where the address cannot be looked up either, DNS is down and not DANE.
 		if mx := &r.MX[i]; mx.TLSA != nil && mx.TLSA.State == policy.DANEFailed && !mx.DNSFailed {
-			c.Add(applied(r, mx), &Failure{Type: DNSSECInvalid, MX: mx.Host, Reason: printable(mx.TLSA.Error)})
+			c.Add(applied(r, mx), &Failure{Type: DNSSECInvalid, MX: mx.Host, Reason: c.reason(mx.TLSA.Error)})
 		}
 	}
 	for _, s := range had {
 		if s.MX.TLSA != nil && s.MX.TLSA.State == policy.DANEFailed {
 			continue // counted above; mail does not go there
+		}
+		if !c.allows(s.Address.Addr) {
+			continue
 		}
 		p := applied(r, s.MX)
 		if f, ok := outcome(r, s, p); ok {
@@ -81,7 +88,37 @@ func (c *Counter) Looked(r *probe.Result, had []probe.Session) {
 // STSFailed counts a failure to get the MTA-STS policy of a domain that says it
 // has one: sts-policy-fetch-error, sts-policy-invalid or sts-webpki-invalid.
 func (c *Counter) STSFailed(domain string, t ResultType, why string) {
-	c.Add(Policy{Type: STS, Domain: domain}, &Failure{Type: t, Reason: printable(why)})
+	c.Add(Policy{Type: STS, Domain: domain}, &Failure{Type: t, Reason: c.reason(why)})
+}
+
+func (c *Counter) allows(a netip.Addr) bool {
+	if c.Allow != nil {
+		return c.Allow(a)
+	}
+	return Public(a)
+}
+
+// reason returns why as a report may say it: nothing where it names an address of our
+// own network, since what became of a connection there is nobody's business.
+func (c *Counter) reason(why string) string {
+	words := strings.FieldsFunc(why, func(r rune) bool {
+		return r != '.' && r != ':' && (r < '0' || r > '9') && (r < 'a' || r > 'f') && (r < 'A' || r > 'F')
+	})
+	for _, w := range words {
+		w = strings.TrimRight(w, ":.")
+		a, err := netip.ParseAddr(w)
+		if err != nil {
+			ap, err := netip.ParseAddrPort(w)
+			if err != nil {
+				continue
+			}
+			a = ap.Addr()
+		}
+		if !c.allows(a) {
+			return ""
+		}
+	}
+	return printable(why)
 }
 
 // Add counts a session, of now; nil is a success. It only touches memory.

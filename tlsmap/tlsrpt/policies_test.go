@@ -108,3 +108,26 @@ type stopped struct{ mtasts.Source }
 func (stopped) Policy(context.Context, string) (*mtasts.Policy, []byte, error) {
 	return nil, nil, errors.Join(errors.New("fetch"), context.Canceled)
 }
+
+// Who publishes a domain learns nothing of our own network by the reports of it.
+func TestReasonsDoNotSpeakOfOurNetwork(t *testing.T) {
+	c := &Counter{}
+	for _, tt := range []struct {
+		why   string
+		quiet bool
+	}{
+		{"mta-sts.evil.example[10.0.0.5]: connection refused", true},
+		{"mta-sts.evil.example[fd00::5]: connection refused", true},
+		{"look up TLSA of _25._tcp.mx.a.example: 127.0.0.1:53: SERVFAIL", true},
+		{"look up A: [::1]:53: SERVFAIL", true},
+		{"dial tcp [fe80::1]:443: i/o timeout", true},
+		{"mta-sts.a.example[8.8.8.8]: status 404: want 200", false},
+		{"mta-sts.a.example[2606:4700::1111]: connection refused", false},
+		{"not a valid policy: line 3: want NAME: VALUE", false},
+		{"version 1.2 of TLS: bad", false},
+	} {
+		if got := c.reason(tt.why); (got == "") != tt.quiet {
+			t.Errorf("%q: %q", tt.why, got)
+		}
+	}
+}
