@@ -117,7 +117,7 @@ func (h history) after(s policy.State, now time.Time) history {
 		}
 		h.worked, h.lost = now, time.Time{}
 	case policy.Absent, policy.Broken:
-		if !h.worked.IsZero() && h.lost.IsZero() {
+		if !h.worked.IsZero() && (h.lost.IsZero() || h.lost.After(now)) { // after it: the clock was set back
 			h.lost = now
 		}
 	}

@@ -823,6 +823,18 @@ func TestAFaultInALookupIsSurvived(t *testing.T) {
 	}
 }
 
+// A loss that the clock dates into the future would be in its grace period until then.
+func TestALossIsNeverInTheFuture(t *testing.T) {
+	now := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	h := history{}.after(policy.Works, now.AddDate(1, 0, 0)).after(policy.Absent, now.AddDate(1, 0, 1))
+	if h = h.after(policy.Absent, now); !h.lost.Equal(now) {
+		t.Errorf("lost %s", h.lost)
+	}
+	if h = h.after(policy.Absent, now.Add(time.Hour)); !h.lost.Equal(now) {
+		t.Errorf("lost %s", h.lost)
+	}
+}
+
 // TestTheClockIsSetBack: what was learned by a clock that was ahead does not count until
 // the time comes that it showed.
 func TestTheClockIsSetBack(t *testing.T) {

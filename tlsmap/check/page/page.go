@@ -26,6 +26,7 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/tlsmap/check"
 	"github.com/postseal/postseal/tlsmap/probe"
+	"github.com/postseal/postseal/tlsmap/tlsrpt"
 )
 
 // Options say what the page does.
@@ -243,11 +244,8 @@ func isNumber(label string) bool { return strings.Trim(label, "0123456789") == "
 // PublicAddress reports whether an address is one that the page's checks may connect
 // to: not of our own host or network.
 func PublicAddress(a netip.Addr) bool {
-	a = a.Unmap()
-	return a.IsGlobalUnicast() && !a.IsPrivate() && !shared.Contains(a) && !nat64.Contains(a)
+	return tlsrpt.Public(a) && !nat64.Contains(a)
 }
 
-var (
-	shared = netip.MustParsePrefix("100.64.0.0/10") // RFC 6598
-	nat64  = netip.MustParsePrefix("64:ff9b::/32")  // RFC 6052, RFC 8215: may lead to any IPv4 address
-)
+// nat64 may lead to any IPv4 address (RFC 6052, RFC 8215).
+var nat64 = netip.MustParsePrefix("64:ff9b::/32")

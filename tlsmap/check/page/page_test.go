@@ -164,6 +164,7 @@ func TestPublicAddress(t *testing.T) {
 		"192.0.2.1": true, "2001:db8::1": true, "8.8.8.8": true,
 		"127.0.0.1": false, "::1": false, "10.1.2.3": false, "192.168.0.1": false, "172.16.0.1": false, "169.254.169.254": false, "fe80::1": false,
 		"fd00::1": false, "0.0.0.0": false, "::": false, "100.64.0.1": false, "224.0.0.1": false, "255.255.255.255": false, "::ffff:127.0.0.1": false, "64:ff9b::7f00:1": false,
+		"2002:7f00:1::1": false, "2002:a00:5::1": false, "fec0::1": false, "198.18.0.1": false, "240.0.0.1": false, "0.1.2.3": false, "::7f00:1": false,
 	} {
 		if got := PublicAddress(netip.MustParseAddr(a)); got != want {
 			t.Errorf("%s: %v, want %v", a, got, want)
