@@ -476,7 +476,9 @@ func (r *Rotation) walk(ctx context.Context, s RotationStore) (changed int, bad 
 			r.Crash("rotate-batch")
 			time.Sleep(2 * time.Millisecond) // others write too
 		}
-		r.tell(StepRewrap)
+		if b.Seen > 0 {
+			r.tell(StepRewrap)
+		}
 		if b.Done {
 			return changed, bad, nil
 		}

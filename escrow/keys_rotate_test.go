@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -201,6 +202,15 @@ func TestRotation(t *testing.T) {
 	b.Vault = b.vault(b.keys, func(o *escrow.Options) { o.PortalURL = "https://portal.clinic.example/x" })
 	check()
 	b.Vault = check2
+	log, err := b.db.AuditEntries(t.Context(), audit.Filter{Kinds: []string{audit.KeyChanged}, Oldest: true})
+	b.must(err)
+	var told []string
+	for _, e := range log {
+		told = append(told, e.Details["what"]+" "+e.Details["key"])
+	}
+	if want := []string{"rotation begun " + id, "key retired " + old, "rotation ended " + id}; !slices.Equal(told, want) {
+		t.Errorf("the audit log tells %q, want %q", told, want)
+	}
 	// Once more, with nobody serving.
 	if next := b.rotate(); next == id {
 		t.Error("the second rotation made no new key")

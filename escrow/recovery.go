@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/escrow/seal"
@@ -102,44 +103,41 @@ type RecoverySource interface {
 	Chunk(ctx context.Context, item string, n int) ([]byte, error)
 }
 
-// Errors of Recover.
+// Errors of OpenRecovery.
 var (
 	ErrNoRecovery       = errors.New("the message has no wrap for any recovery key: it is over, or none was there when it was sealed")
 	ErrOtherRecoveryKey = errors.New("the message is not sealed for this recovery key")
 )
 
-// Recover writes a message, byte for byte as it was sealed, to w. It needs the private
-// half and the database alone. What was written before an error is authentic, and not all.
-func Recover(ctx context.Context, from RecoverySource, private *seal.RecoveryPrivate, item string, w io.Writer) error {
+// OpenRecovery returns a reader of a message, byte for byte as it was sealed. It needs
+// the private half and the database alone. What was read before an error other than
+// io.EOF is authentic, and not all.
+func OpenRecovery(ctx context.Context, from RecoverySource, private *seal.RecoveryPrivate, item string) (io.Reader, error) {
 	if !seal.IsID(item) {
-		return ErrUnknown
+		return nil, ErrUnknown
 	}
 	wraps, size, err := from.RecoveryWraps(ctx, item)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(wraps) == 0 {
-		return ErrNoRecovery
+		return nil, ErrNoRecovery
 	}
 	id := private.Public().ID()
+	var keys []string
 	for _, r := range wraps {
-		if r.Key != id {
+		if keys = append(keys, r.Key); r.Key != id {
 			continue
 		}
 		key, err := seal.UnwrapRecovery(private, r.Wrap, item)
 		if err != nil {
-			return fmt.Errorf("the wrap for recovery key %s is damaged: %w", id, err)
+			return nil, fmt.Errorf("the wrap for recovery key %s is damaged: %w", id, err)
 		}
 		plain, err := key.Decrypt(&chunkReader{chunk: func(n int) ([]byte, error) { return from.Chunk(ctx, item, n) }}, item, partRaw)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		_, err = io.Copy(w, &messageReader{Reader: plain, left: size})
-		return err
+		return &messageReader{Reader: plain, left: size}, nil
 	}
-	var keys []string
-	for _, r := range wraps {
-		keys = append(keys, r.Key)
-	}
-	return fmt.Errorf("%w (%s), but for %v", ErrOtherRecoveryKey, id, keys)
+	return nil, fmt.Errorf("%w (%s), but for %s", ErrOtherRecoveryKey, id, strings.Join(keys, ", "))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,9 +38,12 @@ func recovered(t *testing.T, path, text, item string) (string, error) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	var got bytes.Buffer
-	err = escrow.Recover(t.Context(), b, private, item, &got)
-	return got.String(), err
+	r, err := escrow.OpenRecovery(t.Context(), b, private, item)
+	if err != nil {
+		return "", err
+	}
+	got, err := io.ReadAll(r)
+	return string(got), err
 }
 
 // Messages of both modes that were sealed while there was a recovery key open with its

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/internal/audit"
 )
@@ -145,4 +147,63 @@ func (b *BackupFile) RecoveryWraps(ctx context.Context, item string) (wraps []es
 // Chunk returns a chunk of an item's ciphertext.
 func (b *BackupFile) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
 	return b.db.Chunk(ctx, item, n)
+}
+
+// ReadOnlyError reports a database that can't be written.
+type ReadOnlyError struct {
+	Path string
+	Err  error
+}
+
+func (e *ReadOnlyError) Error() string { return fmt.Sprintf("%s can't be written: %v", e.Path, e.Err) }
+func (e *ReadOnlyError) Unwrap() error { return e.Err }
+
+// NoteRecovery appends to the audit log of a database that an item of it is about to be
+// opened with a recovery key. A *ReadOnlyError says that the database can't take that,
+// such as a backup of another version; it is left as it is.
+func NoteRecovery(ctx context.Context, dsn, item, key string) error {
+	path, err := Path(dsn)
+	if err != nil {
+		return err
+	}
+	// Open would make a missing one, and migrate an older one.
+	b, err := OpenBackup(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	has, err := b.db.version(ctx, b.db.r)
+	b.Close()
+	if err != nil {
+		return err
+	}
+	if has != latest() {
+		return &ReadOnlyError{path, fmt.Errorf("it has version %d, this postseal has %d", has, latest())}
+	}
+	// Not by opening it: closing it then would drop the locks that this process holds on it.
+	if err := unix.Faccessat(unix.AT_FDCWD, path, unix.W_OK, unix.AT_EACCESS); err != nil {
+		return &ReadOnlyError{path, err}
+	}
+	if !canWrite(path) {
+		return &ReadOnlyError{path, errors.New("its directory can't")}
+	}
+	db, err := Open(ctx, dsn, Options{NoMigrate: true})
+	if err != nil {
+		return &ReadOnlyError{path, err}
+	}
+	defer db.Close()
+	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		var e audit.Entry
+		err := tx.QueryRowContext(ctx, `SELECT id, sender_key FROM escrow_item WHERE id = ?`, item).Scan(&e.Item, &e.Sender)
+		if errors.Is(err, dbsql.ErrNoRows) {
+			return escrow.ErrUnknown
+		} else if err != nil {
+			return err
+		}
+		e.Kind, e.Details = audit.Recovered, audit.Details{"key": key}
+		return appendAudit(ctx, tx, db.now(), e)
+	})
+	if err != nil && !errors.Is(err, escrow.ErrUnknown) {
+		return &ReadOnlyError{path, err}
+	}
+	return err
 }

@@ -48,6 +48,7 @@ func escrowCommand() *cli.Command {
 				return err
 			}, func() string { return "can be read until " + until.UTC().Format(time.RFC3339) })
 		}),
+		recoverCommand(),
 		verb("resend", "ID", "send the notice anew, with a new link (recoverable messages); the old link is dead", with([]cli.Flag{to}, store), func(c *cli.Context) error {
 			return changeEscrow(c, (*escrow.Vault).Resend, func() string { return "the notice is queued" })
 		}),

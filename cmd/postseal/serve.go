@@ -213,6 +213,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 			}
 		}))
 	})
+	g.Go(func() error { return named("keys", watchKeys(ctx, keys, db, s.helo, log, reg)) })
 	g.Go(func() error { return watchTriggers(ctx, cfg, s, rules.Load, time.Minute, log) })
 	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
 	notifyReady(log)
@@ -220,6 +221,21 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	err = g.Wait()
 	log.Info("stopped", "error", err)
 	return err
+}
+
+// watchKeys follows the key file, so that keys are rotated without a restart.
+func watchKeys(ctx context.Context, keys *escrow.Keys, db *sql.DB, host string, log *slog.Logger, reg prometheus.Registerer) error {
+	ok := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "postseal_key_file_ok", Help: "1 if the key file can be used as it is on the disk now; 0: a restart would fail.",
+	})
+	reg.MustRegister(ok)
+	ok.Set(1)
+	w := &escrow.KeyWatch{Keys: keys, Store: db, Holder: escrow.NewKeyHolder(host, os.Getpid()), Log: log, Failed: func(err error) {
+		if ok.Set(1); err != nil {
+			ok.Set(0)
+		}
+	}}
+	return w.Run(ctx)
 }
 
 // countDecisions registers a counter of verdicts by channel.
