@@ -138,7 +138,7 @@ func (w *witness) look() {
 		w.mu.Lock()
 		w.seen[string(args)+"\n"+string(env)] = true
 		w.mu.Unlock()
-		if !bytes.Contains(args, []byte("postseal\x00serve")) {
+		if !bytes.HasSuffix(args, []byte("\x00serve\x00")) {
 			continue
 		}
 		fds, _ := os.ReadDir(p + "/fd")
@@ -195,7 +195,7 @@ func (w *witness) processes() []byte {
 	return b.Bytes()
 }
 
-// ran reports whether a program with some arguments was seen.
+// ran reports whether a command was seen.
 func (w *witness) ran(args ...string) bool {
-	return bytes.Contains(w.processes(), []byte(strings.Join(args, "\x00")))
+	return bytes.Contains(w.processes(), []byte("\x00"+strings.Join(args, "\x00")))
 }
