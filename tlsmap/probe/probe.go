@@ -97,7 +97,8 @@ type Prober struct {
 	hosts   *hosts
 	metrics *metrics
 
-	sessions atomic.Int64
+	sessions  atomic.Int64
+	distrusts atomic.Bool // at the last look a resolver was not trusted
 }
 
 // Sessions is how many SMTP sessions have been begun.
@@ -142,7 +143,9 @@ func NewProber(o Options) (*Prober, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register the metrics of the prober: %w", err)
 	}
-	return &Prober{o: o, suites: cipherSuites(), hosts: newHosts(o.MaxParallel, o.MaxPerHost, o.MaxShared), metrics: m}, nil
+	p := &Prober{o: o, suites: cipherSuites(), hosts: newHosts(o.MaxParallel, o.MaxPerHost, o.MaxShared), metrics: m}
+	p.distrusts.Store(p.Distrusted() != "") // of that who starts us speaks
+	return p, nil
 }
 
 func localName() string {

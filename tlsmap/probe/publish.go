@@ -26,9 +26,11 @@ func (p *Prober) discover(ctx context.Context, r *Result, d destination, least f
 	case r.State == policy.NoMail:
 		r.DANE = policy.DANENone
 	}
-	if !trusted || !p.trusted() { // resolv.conf may have changed meanwhile
+	trusted = trusted && p.trusted() // resolv.conf may have changed meanwhile
+	if !trusted {
 		r.distrust()
 	}
+	p.noteTrust(trusted)
 	r.STS = <-sts
 	p.sts(ctx, r)
 	return more

@@ -49,6 +49,19 @@ func (p *Prober) trusted() bool {
 	return p.o.Trusts != nil && len(servers) > 0 && !slices.ContainsFunc(servers, func(s string) bool { return !p.o.Trusts(s) })
 }
 
+// noteTrust logs that DANE has come to an end, or is back: resolv.conf has changed since
+// the start, and with DANE off required mail is verified by less.
+func (p *Prober) noteTrust(trusted bool) {
+	if p.o.Trusts == nil || p.distrusts.Swap(!trusted) == !trusted {
+		return
+	}
+	if trusted {
+		p.o.Log.Info("DANE is on again: all resolvers are trusted")
+	} else {
+		p.o.Log.Warn("DANE is off from now on: a resolver is neither on loopback nor named by trusted-resolver. See postseal postfix check", "resolver", p.Distrusted())
+	}
+}
+
 // distrust takes back what rests on the AD bit.
 func (r *Result) distrust() {
 	r.DANE, r.Authentic = policy.DANEOff, false

@@ -1,10 +1,12 @@
 package probe
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -350,5 +352,28 @@ func TestPublishedChange(t *testing.T) {
 			t.Fatal("not looked at anew")
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestLossOfTrustIsSaid: DANE that ends while we run, since resolv.conf has changed, weakens
+// what required mail is verified by: that is logged, once.
+func TestLossOfTrustIsSaid(t *testing.T) {
+	w := newWorld(t)
+	var log bytes.Buffer
+	trust := true
+	p := w.prober(func(o *Options) {
+		o.Trusts = func(string) bool { return trust }
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	for i, want := range []int{0, 1, 1} {
+		p.Discover(t.Context(), "d.example")
+		if n := strings.Count(log.String(), "DANE is off from now on"); n != want {
+			t.Errorf("look %d: said %d times: %s", i, n, log.String())
+		}
+		trust = false
+	}
+	trust = true
+	if p.Discover(t.Context(), "d.example"); !strings.Contains(log.String(), "DANE is on again") {
+		t.Errorf("%s", log.String())
 	}
 }
