@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -479,6 +480,43 @@ func (u *user) countFile(m mail, to string) (n int) {
 	return n
 }
 
+// recoveryKey makes a recovery key and returns its private half, as on paper.
+func (u *user) recoveryKey() string {
+	u.t.Helper()
+	out, err := u.CLI("key", "recovery-new", "--note", "the safe")
+	u.check(err)
+	paper := lastLine(out)
+	bare := strings.ReplaceAll(strings.TrimPrefix(paper, "POSTSEAL-RECOVERY-"), "-", "")
+	u.w.secret("recovery key", paper)
+	u.w.secret("recovery key", bare)
+	u.w.secret("recovery key", strings.ToLower(bare))
+	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(bare)
+	u.check(err)
+	u.w.secret("recovery key", string(raw[1:33])) // after a byte of the version
+	return paper
+}
+
+// rotation puts a new key into the key file, and everything under it.
+func (u *user) rotation() {
+	u.t.Helper()
+	_, err := u.CLI("key", "rotate", "--keep-old")
+	u.check(err)
+	u.keys(filepath.Join(u.Dir, "postseal.key"))
+	_, err = u.CLI("key", "list")
+	u.check(err)
+}
+
+// recovers opens the message for a recipient with the private half of a recovery key.
+func (u *user) recovers(to, paper string) {
+	u.t.Helper()
+	file := filepath.Join(u.t.TempDir(), "recovered.eml")
+	_, err := u.Postseal.CLIWith(paper+"\n", "escrow", "recover", u.item(to), "--output", file)
+	u.check(err)
+	if got, err := os.ReadFile(file); err != nil || !bytes.Contains(got, []byte("Subject: Biopsie")) {
+		u.t.Errorf("what was recovered is %.200q, %v", got, err)
+	}
+}
+
 // expiry is a message whose time is over.
 func (u *user) expiry() {
 	const to = "late@plain.example"
@@ -520,7 +558,7 @@ func (u *user) commands() {
 	backup := filepath.Join(u.t.TempDir(), "backup.db")
 	for _, command := range []string{
 		"escrow list --json", "recipient list --json", "api-key list", "domain list", "trigger list", "posture list --json", "tlsrpt list",
-		"audit list", "audit export", "audit verify", "audit checkpoint", "db backup " + backup,
+		"key list", "key recovery-list", "audit list", "audit export", "audit verify", "audit checkpoint", "db backup " + backup,
 	} {
 		out, err := u.CLI(strings.Fields(command)...)
 		u.check(err)
