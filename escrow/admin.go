@@ -120,9 +120,9 @@ func (v *Vault) retract(ctx context.Context, id, folded, by string) error {
 }
 
 // Extend lets a message be read for lifetime from now on (zero: for as long as a new
-// one), by one recipient (any spelling) or by all (""). Who could read it longer still
-// can. Links, devices and passphrases stay as they are. It returns the new end;
-// ErrUnknown if there is no such message that is not over.
+// one), by one recipient (any spelling) or by all (""), but not beyond what the rules
+// allowed when it was sealed. Who could read it longer still can. Links, devices and
+// passphrases stay as they are. It returns the end that it has now; ErrUnknown if there is no such message that is not over.
 func (v *Vault) Extend(ctx context.Context, id, recipient string, lifetime time.Duration) (time.Time, error) {
 	folded, err := fold(recipient)
 	if err != nil {
@@ -136,11 +136,7 @@ func (v *Vault) Extend(ctx context.Context, id, recipient string, lifetime time.
 
 func (v *Vault) extend(ctx context.Context, id, folded, by string, lifetime time.Duration) (time.Time, error) {
 	now := v.now()
-	if lifetime <= 0 {
-		lifetime = v.lifetime
-	}
-	expires := now.Add(lifetime)
-	n, err := v.store.Extend(ctx, id, folded, expires, Event{At: now, What: EventExtended, Detail: by})
+	n, expires, err := v.store.Extend(ctx, id, folded, max(lifetime, 0), v.lifetime, Event{At: now, What: EventExtended, Detail: by})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("extend: %w", err)
 	}

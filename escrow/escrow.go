@@ -14,6 +14,8 @@ import (
 	"errors"
 	"io"
 	"time"
+
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 // Verifications, by the words of the command line.
@@ -74,6 +76,7 @@ type Recipient struct {
 	Language string // BCP 47, "" for the default of [Options]
 	Notify   string // NOTIFY of the DSN extension (RFC 3461, section 4.1), "" where it was not given
 	ORCPT    string // as it came (RFC 3461, section 4.2)
+	Life     policy.Lifetimes
 }
 
 // Message is what is to be sealed.

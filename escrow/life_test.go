@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 func TestAHoldKeepsContentAndKeysAndNobodysAccess(t *testing.T) {
@@ -136,5 +137,46 @@ func (b *bench) checkpoint() {
 	b.t.Helper()
 	if done, err := b.db.Checkpoint(b.t.Context()); err != nil || !done {
 		b.t.Fatalf("journal cleared: %v, %v", done, err)
+	}
+}
+
+func TestRulesBoundHowLongAMessageLives(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	const day = 24 * time.Hour
+	ids := b.seal(message([]byte("x"),
+		escrow.Recipient{Address: "a@old.example", Life: policy.Lifetimes{Usual: 7 * day, Max: 10 * day}},
+		escrow.Recipient{Address: "b@old.example"},
+	))
+	start := b.clock()
+	ends := func() (a, c time.Duration) {
+		t.Helper()
+		list, err := b.Show(ctx, ids[0])
+		b.must(err)
+		return list[0].Expires.Sub(start), list[1].Expires.Sub(start)
+	}
+	if x, y := ends(); x != 7*day || y != escrow.DefaultLifetime {
+		t.Errorf("ends after %v, %v", x, y)
+	}
+	b.pass(2 * day)
+	until, err := b.Extend(ctx, ids[0], "", 0)
+	b.must(err)
+	if x, y := ends(); x != 9*day || y != escrow.DefaultLifetime+2*day || !until.Equal(start.Add(y)) {
+		t.Errorf("extended to %v, %v, said to be %v", x, y, until.Sub(start))
+	}
+	b.pass(6 * day)
+	for _, by := range []time.Duration{0, 300 * day} {
+		until, err = b.Extend(ctx, ids[0], "a@old.example", by)
+		b.must(err)
+		if x, _ := ends(); x != 10*day || !until.Equal(start.Add(x)) {
+			t.Errorf("extended to %v, said to be %v", x, until.Sub(start))
+		}
+	}
+	b.pass(2 * day)
+	if n, err := b.Expire(ctx); n != 1 || err != nil {
+		t.Errorf("expired: %d, %v", n, err)
+	}
+	if list, _ := b.Show(ctx, ids[0]); list[0].State != escrow.StateExpired || list[1].State != escrow.StateHeld {
+		t.Errorf("%v", list)
 	}
 }

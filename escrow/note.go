@@ -30,9 +30,11 @@ type SenderStore interface {
 	SettleEnd(ctx context.Context, pickups []StoredPickup, now time.Time, mail *NewMail) error
 
 	// Extend moves the end of an item's pickups that are held or read, of one
-	// recipient (folded) or of all (""), to expires; those that last longer stay.
-	// n is how many there are, moved or not.
-	Extend(ctx context.Context, item, recipient string, expires time.Time, e Event) (n int, err error)
+	// recipient (folded) or of all (""), to lifetime after the event; zero: to the lifetime
+	// that their rules say, or usual. None is moved beyond what its rules allow, and those
+	// that last longer stay. n is how many there are, moved or not, and until is the end
+	// of the last of them.
+	Extend(ctx context.Context, item, recipient string, lifetime, usual time.Duration, e Event) (n int, until time.Time, err error)
 	// NextEnd returns when the next pickup ends, zero if none is held or read.
 	NextEnd(ctx context.Context) (time.Time, error)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/postseal/postseal/escrow/notify"
 	"github.com/postseal/postseal/escrow/seal"
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 // chunkSize is the length of a stored chunk of ciphertext, in bytes.
@@ -132,6 +133,7 @@ func (v *Vault) unsettled(ctx context.Context, d Digest, sender string, all []st
 type planned struct {
 	address, folded, verify string
 	notify, orcpt, language string
+	life                    policy.Lifetimes
 	setting                 *StoredRecipient // where a passphrase is needed
 }
 
@@ -172,7 +174,7 @@ func (v *Vault) plan(ctx context.Context, recipients []Recipient) (map[string][]
 	for i, r := range recipients {
 		p := planned{
 			address: r.Address, folded: addresses[i], verify: r.Verify,
-			notify: r.Notify, orcpt: r.ORCPT, language: r.Language,
+			notify: r.Notify, orcpt: r.ORCPT, language: r.Language, life: r.Life,
 		}
 		if seen[p.folded] {
 			continue
@@ -218,7 +220,7 @@ func (v *Vault) newItem(m Message, about about, mode string, recipients []planne
 	}
 	item := NewItem{
 		ID: seal.NewID(), Sender: m.Sender, QueueID: m.QueueID, Mode: mode, Size: m.Size,
-		Created: now, Expires: now.Add(v.lifetime), EnvID: m.EnvID, Ret: m.Ret,
+		Created: now, EnvID: m.EnvID, Ret: m.Ret,
 		MessageID: about.messageID, Receipt: about.receipt,
 	}
 	if item.Recovery, err = wrapRecovery(recovery, key, item.ID); err != nil {
@@ -237,7 +239,18 @@ func (v *Vault) newItem(m Message, about about, mode string, recipients []planne
 			ID: seal.NewID(), Recipient: r.address, Folded: r.folded,
 			Notify: r.notify, ORCPT: r.orcpt, Language: r.language,
 		}
-		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Language: r.language, Created: now, Expires: item.Expires}
+		life := r.life.Of(v.lifetime)
+		p.Expires = now.Add(life)
+		if life != v.lifetime {
+			p.Lifetime = life
+		}
+		if r.life.Max > 0 {
+			p.Most = now.Add(r.life.Max)
+		}
+		if p.Expires.After(item.Expires) {
+			item.Expires = p.Expires
+		}
+		notice := notify.Notice{To: r.address, Sender: m.Sender, ItemID: item.ID, Verify: r.verify, Language: r.language, Created: now, Expires: p.Expires}
 		if p.Link, err = v.newLink(key, p.ID, r.setting, notice); err != nil {
 			return NewItem{}, err
 		}

@@ -1,6 +1,7 @@
 package escrow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,6 @@ type SenderView struct {
 	Size       int64
 	Created    time.Time
 	Expires    time.Time // the latest of its recipients
-	Lifetime   time.Duration
 	Recipients []SenderRecipient
 }
 
@@ -55,6 +55,7 @@ type SenderRecipient struct {
 	ReadHow   string // the verification at the first reading
 	ReadAt    time.Time
 	Expires   time.Time
+	ExtendTo  time.Time // where extending would move it to; zero: nowhere
 	Locked    time.Time // zero: not locked
 	Enrolled  bool      // has an account
 	CanResend bool      // and so get a passphrase, for this message
@@ -68,6 +69,9 @@ type SenderRecipient struct {
 
 // Over reports whether nothing can be changed any more.
 func (r *SenderRecipient) Over() bool { return r.State != StateHeld && r.State != StateRead }
+
+// extendLeast is the share of a lifetime that extending must give to be offered.
+const extendLeast = 100
 
 // Limits on new links that senders have mailed to their recipients.
 const (
@@ -95,7 +99,7 @@ func (v *Vault) SenderView(ctx context.Context, item, token string) (*SenderView
 		return nil, fmt.Errorf("sender's page: %w", err)
 	}
 	s := &list[0]
-	view := &SenderView{ItemID: item, Sender: s.Sender, Mode: s.Mode, Size: s.Size, Created: s.Created, Lifetime: v.lifetime}
+	view := &SenderView{ItemID: item, Sender: s.Sender, Mode: s.Mode, Size: s.Size, Created: s.Created}
 	for i := range list {
 		r, err := v.senderRecipient(ctx, &list[i], events[list[i].ID], now)
 		if err != nil {
@@ -116,6 +120,14 @@ func (v *Vault) senderRecipient(ctx context.Context, s *StoredPickup, events []E
 	}
 	if r.Over() {
 		return r, nil
+	}
+	lifetime := cmp.Or(s.Lifetime, v.lifetime)
+	to := now.Add(lifetime)
+	if !s.Most.IsZero() && to.After(s.Most) {
+		to = s.Most
+	}
+	if to.Sub(s.Expires) > lifetime/extendLeast {
+		r.ExtendTo = to
 	}
 	account, err := v.store.AccountOf(ctx, s.Folded)
 	if err != nil && !errors.Is(err, ErrUnknown) {

@@ -153,6 +153,9 @@ type NewPickup struct {
 	Notify    string // as in [Recipient]
 	ORCPT     string
 	Language  string
+	Expires   time.Time
+	Lifetime  time.Duration // of a message with its rules; zero: as for all
+	Most      time.Time     // it is never extended beyond; zero: no end
 	Link      Link
 }
 
@@ -194,7 +197,9 @@ type StoredPickup struct {
 	Receipt                   bool   // a read receipt was asked for
 	ReadHow                   string // the verification of the first reader
 	Language                  string
-	Hold                      Hold // of its item
+	Hold                      Hold          // of its item
+	Lifetime                  time.Duration // by rule; zero: as for all
+	Most                      time.Time     // it is never extended beyond; zero: no end
 }
 
 // PickupFilter selects pickups: by what is not zero. Addresses are folded.

@@ -202,6 +202,14 @@ func ruleWords(r *policy.Rule) string {
 	add("verify", r.Verify)
 	add("mode", r.Mode)
 	add("language", r.Language)
+	life := func(name string, d time.Duration) {
+		if d != 0 {
+			add(name, d.String())
+		}
+	}
+	life("lifetime", r.Life.Usual)
+	life("min-lifetime", r.Life.Min)
+	life("max-lifetime", r.Life.Max)
 	if r.Weaken {
 		words = append(words, "weaken")
 	}

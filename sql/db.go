@@ -271,23 +271,38 @@ func fromMicros(n dbsql.NullInt64) time.Time {
 	return time.UnixMicro(n.Int64).UTC()
 }
 
+// duration and fromDuration turn durations into microseconds and back; zero is NULL.
+func duration(d time.Duration) dbsql.NullInt64 {
+	return dbsql.NullInt64{Int64: d.Microseconds(), Valid: d != 0}
+}
+
+func fromDuration(n dbsql.NullInt64) time.Duration {
+	return time.Duration(n.Int64) * time.Microsecond
+}
+
 // row is one row of an answer, or the only one.
 type row interface{ Scan(...any) error }
 
 // list reads all rows of a query.
 func list[T any](ctx context.Context, db *DB, scan func(row) (*T, error), query string, args ...any) ([]T, error) {
-	rows, err := db.r.QueryContext(ctx, query, args...)
+	all, err := listIn(ctx, db.r, scan, query, args...)
+	return all, db.explain(err)
+}
+
+// listIn does the same by q.
+func listIn[T any](ctx context.Context, q querier, scan func(row) (*T, error), query string, args ...any) ([]T, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
-		return nil, db.explain(err)
+		return nil, err
 	}
 	defer rows.Close()
 	var all []T
 	for rows.Next() {
 		one, err := scan(rows)
 		if err != nil {
-			return nil, db.explain(err)
+			return nil, err
 		}
 		all = append(all, *one)
 	}
-	return all, db.explain(rows.Err())
+	return all, rows.Err()
 }

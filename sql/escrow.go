@@ -54,9 +54,9 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 	for i := range it.Pickups {
 		p := &it.Pickups[i]
 		_, err := tx.ExecContext(ctx, `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, passphrase, wrap, expires_at,
-				notify, orcpt, language, created_at)
-			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(it.Expires),
-			p.Notify, p.ORCPT, p.Language, micros(it.Created))
+				notify, orcpt, language, created_at, lifetime, most_at)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, p.ID, it.ID, p.Recipient, p.Folded, p.Link.Verify, p.Link.SecretHash, p.Link.Passphrase, p.Link.Wrap, micros(p.Expires),
+			p.Notify, p.ORCPT, p.Language, micros(it.Created), duration(p.Lifetime), micros(p.Most))
 		if err != nil {
 			return fmt.Errorf("store a recipient: %w", err)
 		}
@@ -93,7 +93,7 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 const pickupColumns = `p.id, p.item_id, p.recipient, p.recipient_key, i.sender, i.queue_id, p.verify, i.mode, p.state, p.notice,
 	i.size, i.created_at, p.expires_at, p.read_at, p.secret_hash, p.passphrase,
 	p.notify, p.orcpt, i.envid, i.ret, i.message_id, i.receipt, p.read_how, p.language,
-	i.held_at, i.held_by, i.held_note`
+	i.held_at, i.held_by, i.held_note, p.lifetime, p.most_at`
 
 const selectPickup = `SELECT ` + pickupColumns + ` FROM escrow_pickup p JOIN escrow_item i ON i.id = p.item_id `
 
@@ -101,17 +101,18 @@ func scanPickup(row row) (*escrow.StoredPickup, error) {
 	var (
 		p                            escrow.StoredPickup
 		created, expires, read, held dbsql.NullInt64
+		lifetime, most               dbsql.NullInt64
 	)
 	err := row.Scan(&p.ID, &p.ItemID, &p.Recipient, &p.Folded, &p.Sender, &p.QueueID, &p.Verify, &p.Mode, &p.State, &p.Notice,
 		&p.Size, &created, &expires, &read, &p.SecretHash, &p.Passphrase,
 		&p.Notify, &p.ORCPT, &p.EnvID, &p.Ret, &p.MessageID, &p.Receipt, &p.ReadHow, &p.Language,
-		&held, &p.Hold.By, &p.Hold.Note)
+		&held, &p.Hold.By, &p.Hold.Note, &lifetime, &most)
 	if errors.Is(err, dbsql.ErrNoRows) {
 		return nil, escrow.ErrUnknown
 	} else if err != nil {
 		return nil, fmt.Errorf("read a pickup: %w", err)
 	}
-	p.Hold.At = fromMicros(held)
+	p.Hold.At, p.Lifetime, p.Most = fromMicros(held), fromDuration(lifetime), fromMicros(most)
 	p.Created, p.Expires, p.ReadAt = fromMicros(created), fromMicros(expires), fromMicros(read)
 	return &p, nil
 }

@@ -1,6 +1,7 @@
 package sql
 
 import (
+	"cmp"
 	"context"
 	dbsql "database/sql"
 	"fmt"
@@ -133,35 +134,24 @@ func (db *DB) tell(ctx context.Context, pickups []escrow.StoredPickup, mail *esc
 }
 
 // Extend moves the end of pickups that are held or read.
-func (db *DB) Extend(ctx context.Context, item, recipient string, expires time.Time, e escrow.Event) (n int, err error) {
+func (db *DB) Extend(ctx context.Context, item, recipient string, lifetime, usual time.Duration, e escrow.Event) (n int, until time.Time, err error) {
 	err = db.write(ctx, func(tx *dbsql.Tx) error {
-		cond, args := `item_id = ? AND wrap IS NOT NULL AND state IN ('held', 'read') AND expires_at > ?`, []any{item, micros(e.At)}
+		cond, args := `WHERE p.item_id = ? AND p.wrap IS NOT NULL AND p.state IN ('held', 'read') AND p.expires_at > ?`, []any{item, micros(e.At)}
 		if recipient != "" {
-			cond, args = cond+` AND recipient_key = ?`, append(args, recipient)
+			cond, args = cond+` AND p.recipient_key = ?`, append(args, recipient)
 		}
-		ids, err := column(ctx, tx, `SELECT id FROM escrow_pickup WHERE `+cond, args...)
+		pickups, err := listIn(ctx, tx, scanPickup, selectPickup+cond, args...)
 		if err != nil {
 			return err
 		}
-		n = len(ids)
-		for _, id := range ids {
-			moved, err := affected(tx.ExecContext(ctx, `UPDATE escrow_pickup SET expires_at = ?, reminded_at = NULL WHERE id = ? AND expires_at < ?`,
-				micros(expires), id, micros(expires)))
+		n, until = len(pickups), time.Time{}
+		for i := range pickups {
+			end, err := extend(ctx, tx, &pickups[i], cmp.Or(lifetime, pickups[i].Lifetime, usual), e)
 			if err != nil {
 				return err
 			}
-			if moved == 0 {
-				continue
-			}
-			// A notice that waits to be sent is good for the new time.
-			if _, err := tx.ExecContext(ctx, `UPDATE outbox SET until_at = ? WHERE pickup_id = ? AND kind = 'notice'`, micros(expires), id); err != nil {
-				return err
-			}
-			if err := noteEvent(ctx, tx, id, e); err != nil {
-				return err
-			}
-			if err := auditPickup(ctx, tx, e.At, id, audit.Extended, audit.Details{"by": e.Detail, "until": auditTime(expires)}); err != nil {
-				return err
+			if end.After(until) {
+				until = end
 			}
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE escrow_item SET expires_at = (SELECT max(expires_at) FROM escrow_pickup p WHERE p.item_id = escrow_item.id)
@@ -169,9 +159,31 @@ func (db *DB) Extend(ctx context.Context, item, recipient string, expires time.T
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return 0, time.Time{}, err
 	}
-	return n, nil
+	return n, until, nil
+}
+
+// extend moves the end of a pickup, and returns where it is then.
+func extend(ctx context.Context, tx *dbsql.Tx, p *escrow.StoredPickup, lifetime time.Duration, e escrow.Event) (time.Time, error) {
+	end := e.At.Add(lifetime)
+	if !p.Most.IsZero() && end.After(p.Most) {
+		end = p.Most
+	}
+	if !end.After(p.Expires) {
+		return p.Expires, nil
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET expires_at = ?, reminded_at = NULL WHERE id = ?`, micros(end), p.ID); err != nil {
+		return end, err
+	}
+	// A notice that waits to be sent is good for the new time.
+	if _, err := tx.ExecContext(ctx, `UPDATE outbox SET until_at = ? WHERE pickup_id = ? AND kind = 'notice'`, micros(end), p.ID); err != nil {
+		return end, err
+	}
+	if err := noteEvent(ctx, tx, p.ID, e); err != nil {
+		return end, err
+	}
+	return end, auditPickup(ctx, tx, e.At, p.ID, audit.Extended, audit.Details{"by": e.Detail, "until": auditTime(end)})
 }
 
 // NextEnd returns when the next pickup ends.

@@ -115,7 +115,7 @@ func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
 		return nil, 0, err
 	}
 	rows, err := q.QueryContext(ctx, `SELECT id, scope, pattern, requirement, level, match_names, protocols,
-		ciphers, servername, nexthop, verify, mode, language, weaken, override, note, until_at, created_at
+		ciphers, servername, nexthop, verify, mode, language, lifetime, min_lifetime, max_lifetime, weaken, override, note, until_at, created_at
 		FROM rule ORDER BY scope, pattern`)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the rules: %w", err)
@@ -144,9 +144,10 @@ func scanRule(rows *dbsql.Rows) (*policy.Rule, error) {
 		match                     string
 		weaken, override          int64
 		until, created            dbsql.NullInt64
+		usual, least, most        dbsql.NullInt64
 	)
 	err := rows.Scan(&r.ID, &scope, &r.Pattern, &requirement, &level, &match, &r.TLS.Protocols,
-		&r.TLS.Ciphers, &r.TLS.Servername, &r.Nexthop, &r.Verify, &r.Mode, &r.Language, &weaken, &override, &r.Note, &until, &created)
+		&r.TLS.Ciphers, &r.TLS.Servername, &r.Nexthop, &r.Verify, &r.Mode, &r.Language, &usual, &least, &most, &weaken, &override, &r.Note, &until, &created)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +163,7 @@ func scanRule(rows *dbsql.Rows) (*policy.Rule, error) {
 	if match != "" {
 		r.TLS.Match = strings.Split(match, ":")
 	}
+	r.Life = policy.Lifetimes{Usual: fromDuration(usual), Min: fromDuration(least), Max: fromDuration(most)}
 	r.Weaken, r.Override = weaken != 0, override != 0
 	r.Until, r.Created = fromMicros(until), fromMicros(created)
 	return &r, nil
@@ -329,12 +331,12 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		}
 	}
 	set, err := tx.PrepareContext(ctx, `INSERT INTO rule (scope, pattern, requirement, level, match_names, protocols,
-		ciphers, servername, nexthop, verify, mode, language, weaken, override, note, until_at, created_at)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+		ciphers, servername, nexthop, verify, mode, language, lifetime, min_lifetime, max_lifetime, weaken, override, note, until_at, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		ON CONFLICT (scope, pattern) DO UPDATE SET requirement = excluded.requirement, level = excluded.level,
 		match_names = excluded.match_names, protocols = excluded.protocols, ciphers = excluded.ciphers,
 		servername = excluded.servername, nexthop = excluded.nexthop, verify = excluded.verify, mode = excluded.mode,
-		language = excluded.language, weaken = excluded.weaken, override = excluded.override, note = excluded.note, until_at = excluded.until_at`)
+		language = excluded.language, lifetime = excluded.lifetime, min_lifetime = excluded.min_lifetime, max_lifetime = excluded.max_lifetime, weaken = excluded.weaken, override = excluded.override, note = excluded.note, until_at = excluded.until_at`)
 	if err != nil {
 		return fmt.Errorf("write a rule: %w", err)
 	}
@@ -357,7 +359,7 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		}
 		_, err := set.ExecContext(ctx, r.Scope.String(), r.Pattern, r.Requirement.String(), r.TLS.Level.String(),
 			strings.Join(r.TLS.Match, ":"), r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop,
-			r.Verify, r.Mode, r.Language, weaken, override, r.Note, micros(r.Until), micros(created))
+			r.Verify, r.Mode, r.Language, duration(r.Life.Usual), duration(r.Life.Min), duration(r.Life.Max), weaken, override, r.Note, micros(r.Until), micros(created))
 		if err != nil {
 			return fmt.Errorf("write %s: %w", r, err)
 		}

@@ -43,6 +43,9 @@ type explanation struct {
 	Verify      string   `json:"verify,omitempty"`   // of the pickup, by rule; "" for the default
 	Mode        string   `json:"mode,omitempty"`     // of the seal
 	Language    string   `json:"language,omitempty"` // of notices and pages
+	Lifetime    string   `json:"lifetime,omitempty"` // of a sealed message, by rule; "" for the setting
+	MinLifetime string   `json:"min_lifetime,omitempty"`
+	MaxLifetime string   `json:"max_lifetime,omitempty"`
 	Triggers    []string `json:"triggers,omitempty"` // what the content sets off, and for whom it does not
 	Reasons     []string `json:"reasons"`
 
@@ -93,7 +96,7 @@ func explain(c *cli.Context) error {
 		fmt.Fprintf(out, "waits:       %s\n", e.Waits)
 	}
 	fmt.Fprintf(out, "destination: %s (%s)\n", e.Destination, e.Posture)
-	if p := pickupWords(e.Verify, e.Mode, e.Language); p != "" {
+	if p := pickupWords(e.Verify, e.Mode, e.Language, lifetimeWords(e.Lifetime, e.MinLifetime, e.MaxLifetime)); p != "" {
 		fmt.Fprintf(out, "pickup:      %s\n", p)
 	}
 	for _, t := range e.Triggers {
@@ -142,6 +145,7 @@ func explainOne(ctx context.Context, cfg *config, engine *policy.Engine, maps *t
 		Transport: a.Transport(a.Nexthop, splitter(cfg)), Destination: a.Destination(q.Recipient),
 		Posture: posture.State.String(), Reasons: policy.Explain(a.Input, a.Verdict), TLSBy: policy.FromNothing.String(),
 		Verify: a.Verify, Mode: a.Mode, Language: a.Language,
+		Lifetime: lifetimeText(a.Life.Usual), MinLifetime: lifetimeText(a.Life.Min), MaxLifetime: lifetimeText(a.Life.Max),
 	}
 	name := ""
 	switch {

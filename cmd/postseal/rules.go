@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -41,6 +42,9 @@ func ruleVerbs(scope policy.Scope) []*cli.Command {
 		&cli.StringFlag{Name: "verify", Usage: "how recipients prove who they are: code, passphrase or account"},
 		&cli.StringFlag{Name: "mode", Usage: "recoverable (a lost notice can be sent anew) or sealed"},
 		&cli.StringFlag{Name: "language", Usage: "`LANGUAGE` of notices and pages, such as de; without, English mails and the browser's choice"},
+		&cli.StringFlag{Name: "lifetime", Usage: "how long a sealed message can be picked up, as `DURATION`; of several rules the shortest counts"},
+		&cli.StringFlag{Name: "min-lifetime", Usage: "at least `DURATION`, whatever another rule or the setting says"},
+		&cli.StringFlag{Name: "max-lifetime", Usage: "at most `DURATION`, whoever extends it"},
 		&cli.StringFlag{Name: "until", Usage: "last `DATE` of the rule: 2026-12-31, or a time as in RFC 3339"},
 		&cli.StringFlag{Name: "note", Usage: "why there is this rule"},
 		&cli.BoolFlag{Name: "weaken", Usage: "the rule is weaker than a broader one, on purpose; wants --note"},
@@ -100,7 +104,7 @@ func rulePattern(c *cli.Context, scope policy.Scope) (policy.Scope, string, erro
 }
 
 // ruleFlags are the flags that say something of a rule.
-var ruleFlags = []string{"require", "verify", "mode", "language", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop", "override"}
+var ruleFlags = []string{"require", "verify", "mode", "language", "lifetime", "min-lifetime", "max-lifetime", "until", "note", "weaken", "level", "match", "protocols", "ciphers", "servername", "nexthop", "override"}
 
 func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 	scope, pattern, err := rulePattern(c, scope)
@@ -166,6 +170,14 @@ func applyFlags(c *cli.Context, r *policy.Rule) error {
 			return err
 		}
 	}
+	for flag, to := range lifetimes(r) {
+		if !c.IsSet(flag) {
+			continue
+		}
+		if *to, err = parseLifetime(c.String(flag)); err != nil {
+			return fmt.Errorf("--%s: %w", flag, err)
+		}
+	}
 	text("note", &r.Note)
 	if c.IsSet("weaken") {
 		r.Weaken = c.Bool("weaken")
@@ -202,6 +214,34 @@ func applyFlags(c *cli.Context, r *policy.Rule) error {
 		r.Override = c.Bool("override")
 	}
 	return nil
+}
+
+// lifetimes are the lifetimes of a rule by flag, which are columns of CSV too.
+func lifetimes(r *policy.Rule) map[string]*time.Duration {
+	return map[string]*time.Duration{"lifetime": &r.Life.Usual, "min-lifetime": &r.Life.Min, "max-lifetime": &r.Life.Max}
+}
+
+// parseLifetime reads a duration, "" for none.
+func parseLifetime(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if err := checkLifetime(s); err != nil {
+		return 0, err
+	}
+	return parseDuration(s)
+}
+
+// lifetimeText writes a duration as parseLifetime reads it; "" for none.
+func lifetimeText(d time.Duration) string {
+	const day = 24 * time.Hour
+	switch {
+	case d == 0:
+		return ""
+	case d%day == 0:
+		return strconv.FormatInt(int64(d/day), 10) + "d"
+	}
+	return d.String()
 }
 
 // matchName brings a certificate name into the form in which names are
@@ -265,6 +305,9 @@ type listedRule struct {
 	Verify      string             `json:"verify,omitempty"`
 	Mode        string             `json:"mode,omitempty"`
 	Language    string             `json:"language,omitempty"`
+	Lifetime    string             `json:"lifetime,omitempty"`
+	MinLifetime string             `json:"min_lifetime,omitempty"`
+	MaxLifetime string             `json:"max_lifetime,omitempty"`
 	Weaker      bool               `json:"weaker,omitempty"`
 	WeakerThan  string             `json:"weaker_than,omitempty"`
 	Override    bool               `json:"override,omitempty"`
@@ -278,7 +321,8 @@ func listed(r *policy.Rule, s *policy.Snapshot, now time.Time) listedRule {
 	l := listedRule{
 		Scope: r.Scope, Pattern: r.Pattern, Requirement: r.Requirement, Level: r.TLS.Level.String(), Match: r.TLS.Match,
 		Protocols: r.TLS.Protocols, Ciphers: r.TLS.Ciphers, Servername: r.TLS.Servername, Nexthop: r.Nexthop,
-		Verify: r.Verify, Mode: r.Mode, Language: r.Language, Weaker: r.Weaken, Override: r.Override, Note: r.Note, Expired: !r.Active(now),
+		Verify: r.Verify, Mode: r.Mode, Language: r.Language,
+		Lifetime: lifetimeText(r.Life.Usual), MinLifetime: lifetimeText(r.Life.Min), MaxLifetime: lifetimeText(r.Life.Max), Weaker: r.Weaken, Override: r.Override, Note: r.Note, Expired: !r.Active(now),
 		Created: r.Created.UTC().Format(time.RFC3339),
 	}
 	if !r.Until.IsZero() {
@@ -358,9 +402,17 @@ func printRules(out io.Writer, all []listedRule) error {
 		if l.Expired {
 			until += " (over)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Scope, l.Pattern, l.Requirement, tls, pickupWords(l.Verify, l.Mode, l.Language), until, note)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Scope, l.Pattern, l.Requirement, tls, pickupWords(l.Verify, l.Mode, l.Language, lifetimeWords(l.Lifetime, l.MinLifetime, l.MaxLifetime)), until, note)
 	}
 	return w.Flush()
+}
+
+// lifetimeWords says in short how long a message can be picked up: 7d, 7d(2d..30d).
+func lifetimeWords(usual, least, most string) string {
+	if least == "" && most == "" {
+		return usual
+	}
+	return usual + "(" + least + ".." + most + ")"
 }
 
 // pickupWords says in short what a rule demands of the pickup.
@@ -412,7 +464,7 @@ func removeRule(c *cli.Context, scope policy.Scope) error {
 
 // csvColumns are the columns of an export. An import without a header line has
 // the first five.
-var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken", "language", "override"}
+var csvColumns = []string{"pattern", "requirement", "level", "match", "note", "scope", "protocols", "ciphers", "servername", "nexthop", "verify", "mode", "until", "weaken", "language", "override", "lifetime", "min-lifetime", "max-lifetime"}
 
 func importRules(c *cli.Context, scope policy.Scope) error {
 	if err := wantArgs(c, 1, 1, "one CSV file, or - for standard input"); err != nil {
@@ -570,6 +622,11 @@ func csvRule(field map[string]string, scope policy.Scope) (*policy.Rule, error) 
 	if r.Language, err = parseLanguage(field["language"]); err != nil {
 		return nil, err
 	}
+	for column, to := range lifetimes(r) {
+		if *to, err = parseLifetime(field[column]); err != nil {
+			return nil, fmt.Errorf("%s: %w", column, err)
+		}
+	}
 	r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername = field["protocols"], field["ciphers"], field["servername"]
 	for column, to := range map[string]*bool{"weaken": &r.Weaken, "override": &r.Override} {
 		switch field[column] {
@@ -619,7 +676,8 @@ func exportRules(c *cli.Context, scope policy.Scope) error {
 			until = r.Until.UTC().Format(time.RFC3339)
 		}
 		w.Write([]string{pattern, r.Requirement.String(), r.TLS.Level.String(), strings.Join(r.TLS.Match, ":"), r.Note, r.Scope.String(),
-			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, yes(r.Weaken), r.Language, yes(r.Override)})
+			r.TLS.Protocols, r.TLS.Ciphers, r.TLS.Servername, r.Nexthop, r.Verify, r.Mode, until, yes(r.Weaken), r.Language, yes(r.Override),
+			lifetimeText(r.Life.Usual), lifetimeText(r.Life.Min), lifetimeText(r.Life.Max)})
 	}
 	w.Flush()
 	return w.Error()

@@ -117,7 +117,7 @@ func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []
 		}
 		for _, j := range rest {
 			sealed.Recipients = append(sealed.Recipients, escrow.Recipient{
-				Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode, Language: j.answer.Language,
+				Address: j.address, Verify: j.answer.Verify, Mode: j.answer.Mode, Language: j.answer.Language, Life: j.answer.Life,
 				Notify: strings.Join(j.r.notify, ","), ORCPT: j.r.orcpt,
 			})
 			s.cfg.Pin(j.address)

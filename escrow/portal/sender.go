@@ -98,10 +98,9 @@ type senderView struct {
 // senderRow is one recipient on it.
 type senderRow struct {
 	escrow.SenderRecipient
-	Over     bool
-	ExtendTo time.Time // zero: it lasts that long already
-	How      string    // of the first reading, in words
-	Lines    []eventLine
+	Over  bool
+	How   string // of the first reading, in words
+	Lines []eventLine
 }
 
 // eventLine is an event in words.
@@ -110,20 +109,16 @@ type eventLine struct {
 	Text string
 }
 
-// extendLeast is the share of a lifetime that extending must give to be offered.
-const extendLeast = 100
-
 func (p *portal) senderView(r *http.Request, v *senderVisit) senderView {
 	w := wordsOf(r)
 	view := senderView{Self: v.self, Item: v.ItemID, Created: v.Created, Size: v.Size, Sealed: v.Mode == escrow.ModeSealed}
-	to := p.now().Add(v.Lifetime)
 	for _, got := range v.Recipients {
 		row := senderRow{SenderRecipient: got, Over: got.Over(), How: phrased(w, "sender.how-", got.ReadHow)}
 		row.Address = clean(got.Address)
 		if !row.Over {
 			view.Open++
-			if to.Sub(got.Expires) > v.Lifetime/extendLeast {
-				row.ExtendTo, view.ExtendTo = to, to
+			if got.ExtendTo.After(view.ExtendTo) {
+				view.ExtendTo = got.ExtendTo
 			}
 		}
 		for _, e := range got.Events {

@@ -28,6 +28,9 @@ func newFakeSenders() *fakeSenders {
 			ID: id, Address: address, State: state, Notice: escrow.NoticeSent, Verify: escrow.VerifyAccount, CanResend: true,
 			Expires: at(3 * 24 * time.Hour), Events: []escrow.Event{{At: at(-2 * time.Hour), What: escrow.EventNotice}},
 		}
+		if state == escrow.StateHeld || state == escrow.StateRead {
+			out.ExtendTo = at(30 * 24 * time.Hour)
+		}
 		if change != nil {
 			change(&out)
 		}
@@ -35,7 +38,7 @@ func newFakeSenders() *fakeSenders {
 	}
 	return &fakeSenders{view: escrow.SenderView{
 		ItemID: testItem, Sender: testSender, Mode: escrow.ModeRecoverable, Size: 123456,
-		Created: at(-2 * time.Hour), Expires: at(3 * 24 * time.Hour), Lifetime: 30 * 24 * time.Hour,
+		Created: at(-2 * time.Hour), Expires: at(3 * 24 * time.Hour),
 		Recipients: []escrow.SenderRecipient{
 			r("p1", testHolder, escrow.StateRead, func(r *escrow.SenderRecipient) {
 				r.Enrolled, r.ReadHow, r.ReadAt = true, "passkey", at(-time.Hour)

@@ -166,6 +166,7 @@ type Verdict struct {
 	Nexthop string    // of the recipient's rule; "" for the MX of the domain
 	Verify  string    // pickup verification by rule; "" for the default
 	Mode    string    // seal mode by rule; "" for the default
+	Life    Lifetimes // of the sealed message, the strictest of all rules
 	// Language of notices and pages by rule, BCP 47; "" where none says.
 	Language string
 }
@@ -189,6 +190,7 @@ func Decide(in Input) Verdict {
 		if v.Language == "" {
 			v.Language = r.Language
 		}
+		v.Life = v.Life.With(r.Life)
 	}
 	if in.Recipient != nil {
 		v.TLS = in.Recipient.TLS

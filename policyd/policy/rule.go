@@ -69,7 +69,8 @@ type Rule struct {
 	Verify      string // "code", "passphrase" or "account", "" for the default
 	Mode        string // "recoverable" or "sealed", "" for the default
 	Language    string // of notices and pages, BCP 47 in lower case, "" for the default
-	Weaken      bool   // weaker than a broader rule, on purpose
+	Life        Lifetimes
+	Weaken      bool // weaker than a broader rule, on purpose
 	// Override lets opportunistic mail pass by what the destination publishes
 	// (DANE, MTA-STS): for a partner whose TLS is broken. Requirement none alone, a
 	// note, and an end at most 90 days away.
@@ -266,6 +267,9 @@ func (r *Rule) Validate() error {
 	case "", "recoverable", "sealed":
 	default:
 		return fmt.Errorf("unknown mode %q: want recoverable or sealed", r.Mode)
+	}
+	if err := r.Life.Validate(); err != nil {
+		return err
 	}
 	if r.Nexthop != "" {
 		switch {
