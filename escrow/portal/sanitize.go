@@ -25,7 +25,7 @@ type sanitizer struct{ policy *bluemonday.Policy }
 var (
 	// With a host: written anew, "https://?x" is "https:?x", which leads to our own page.
 	linkTarget  = regexp.MustCompile(`^(?i)\s*(https?://[^\s/?#\\]|(mailto|tel):[^\s])`)
-	imageSource = regexp.MustCompile(`^(?i)\s*(cid:\S{1,500}|data:image/(png|jpeg|jpg|gif|webp);base64,[a-z0-9+/=\s]+)\s*$`)
+	imageSource = regexp.MustCompile(`^(?i)\s*(cid:[^\s#?]\S{0,499}|data:image/(png|jpeg|jpg|gif|webp);base64,[a-z0-9+/=\s]+)\s*$`)
 	word        = regexp.MustCompile(`^[\w-]{1,40}$`)
 	length      = regexp.MustCompile(`^\s*\d{1,5}(\.\d{1,3})?\s*(%|px|pt|em|\*)?\s*$`)
 	number      = regexp.MustCompile(`^\s*-?\d{1,5}\s*$`)
