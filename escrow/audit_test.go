@@ -1,0 +1,235 @@
+package escrow_test
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/audit"
+)
+
+// audited returns the log from an entry on, as "kind how" and so on.
+func (b *bench) audited(after int64) (words []string, all []audit.Record) {
+	b.t.Helper()
+	all, err := b.db.AuditEntries(b.t.Context(), audit.Filter{Oldest: true, After: after})
+	b.must(err)
+	for _, r := range all {
+		w := r.Kind
+		for _, k := range []string{"how", "by", "what", "part"} {
+			if v := r.Details[k]; v != "" {
+				w += " " + v
+			}
+		}
+		words = append(words, w)
+	}
+	return words, all
+}
+
+// expect compares what was logged since the last call with want, apart by line feeds.
+func (b *bench) expect(after *int64, what, want string) {
+	b.t.Helper()
+	words, all := b.audited(*after)
+	if got := strings.Join(words, ", "); got != want {
+		b.t.Errorf("%s:\n%s\nwant\n%s", what, got, want)
+	}
+	if len(all) > 0 {
+		*after = all[len(all)-1].Seq
+	}
+}
+
+// TestTheAuditLogHasEachStep goes through the life of messages, wants each step in the
+// log in its order, and none of the secrets and words that were in use.
+func TestTheAuditLogHasEachStep(t *testing.T) {
+	const (
+		text    = "the biopsy was benign"
+		subject = "Your lab results"
+		file    = "befund-mueller.pdf"
+		phrase  = "correct horse battery staple"
+		answer  = "thank you doctor"
+	)
+	b := newBench(t)
+	b.withSenders()
+	s := newSplitter(t, nil)
+	ctx := audit.With(t.Context(), audit.Actor{Kind: audit.ActorPortal, Client: "192.0.2.7"})
+	var at int64
+	secrets := []string{text, subject, file, phrase, answer, goodPassword, "benign", "biopsy"}
+
+	// By code.
+	ids := b.seal(message([]byte("Subject: "+subject+"\r\nMessage-ID: <secret-id@clinic.example>\r\n\r\n"+text), escrow.Recipient{Address: recipient, Verify: escrow.VerifyCode}))
+	b.expect(&at, "sealed", "sealed, notice-queued")
+	item, secret := b.link(recipient)
+	secrets = append(secrets, secret)
+	b.expect(&at, "handed over", "notice-sent")
+	p := b.pickup(item, secret)
+	code := b.code(p)
+	secrets = append(secrets, code)
+	b.expect(&at, "a code", "code-queued")
+	wrong := "00000000"
+	if code == wrong {
+		wrong = "11111111"
+	}
+	if _, err := b.Prove(ctx, p, wrong, stranger); !errors.Is(err, escrow.ErrWrong) {
+		t.Fatal(err)
+	}
+	b.expect(&at, "a wrong code", "verify-failed code")
+	g, err := b.Prove(ctx, p, code, stranger)
+	b.must(err)
+	secrets = append(secrets, g.Token)
+	b.expect(&at, "the right code", "verified code")
+	session, err := sessionOf(ctx, b.Vault, p, g.Token)
+	b.must(err)
+	open := func(download string) {
+		t.Helper()
+		on := ctx
+		if download != "" {
+			on = escrow.Downloading(ctx, download, map[string]string{escrow.DownloadFile: "2"}[download])
+		}
+		r, err := b.Open(on, p, session)
+		b.must(err)
+		_, err = io.ReadAll(r)
+		b.must(errors.Join(err, r.Close()))
+	}
+	open("")
+	open("")
+	b.expect(&at, "read, and again at once", "read code")
+	open(escrow.DownloadOriginal)
+	open(escrow.DownloadOriginal)
+	open(escrow.DownloadFile)
+	b.expect(&at, "downloads", "downloaded original, downloaded file 2")
+	b.pass(time.Hour)
+	open("")
+	open(escrow.DownloadOriginal)
+	b.expect(&at, "an hour later", "opened code, downloaded original")
+	ctx = audit.With(t.Context(), audit.Actor{Kind: audit.ActorPortal, Client: "192.0.2.99"})
+	open("")
+	b.expect(&at, "from elsewhere", "opened code")
+
+	// A reply, the sender's side, the end.
+	_, err = b.SaveDraft(ctx, p, session, answer, false)
+	b.must(err)
+	_, err = b.AddFile(ctx, p, session, file, "", strings.NewReader("scan"))
+	b.must(err)
+	b.expect(&at, "a draft", "")
+	reply, err := b.SendReply(ctx, p, session)
+	b.must(err)
+	b.expect(&at, "a reply", "reply-queued")
+	b.deliver(s, func() bool { return b.stateOf(reply.ID) == escrow.ReplySent })
+	b.expect(&at, "arrived", "reply-sent")
+	_, err = b.Extend(ctx, item, "", 60*24*time.Hour)
+	b.must(err)
+	b.must(b.Resend(ctx, item, ""))
+	_, fresh := b.link(recipient)
+	secrets = append(secrets, fresh)
+	b.expect(&at, "extended, sent anew", "extended administrator, relinked, notice-queued, notice-sent")
+	b.must(b.Retract(ctx, ids[0], ""))
+	b.expect(&at, "retracted", "retracted administrator, purged")
+
+	// By passphrase, until it is locked; expired.
+	b.must(b.SetRecipient(ctx, "mo@old.example", escrow.VerifyPassphrase, []byte(phrase)))
+	b.seal(message([]byte("two"), escrow.Recipient{Address: "mo@old.example"}))
+	p = b.pickup(b.link("mo@old.example"))
+	b.expect(&at, "a passphrase", "recipient-set, sealed, notice-queued, notice-sent")
+	_, err = b.Prove(ctx, p, phrase, stranger)
+	b.must(err)
+	b.expect(&at, "the right one", "verified passphrase")
+	for {
+		_, err := b.Prove(ctx, p, "guess"+phrase[:8], stranger)
+		if !errors.Is(err, escrow.ErrWrong) {
+			break
+		}
+	}
+	words, _ := b.audited(at)
+	if len(words) < 3 || words[len(words)-1] != "locked" || slices.ContainsFunc(words[:len(words)-1], func(w string) bool { return w != "verify-failed passphrase" }) {
+		t.Errorf("guesses: %q", words)
+	}
+	_, all := b.audited(0)
+	at = all[len(all)-1].Seq
+	b.pass(40 * 24 * time.Hour)
+	_, err = b.Expire(t.Context())
+	b.must(err)
+	b.must2(b.ResetRecipient(ctx, "mo@old.example"))
+	if words, _ := b.audited(at); len(words) == 0 || words[0] != "expired" || !slices.Contains(words, "recipient-reset") {
+		t.Errorf("expired: %q", words)
+	}
+	_, all = b.audited(0)
+	at = all[len(all)-1].Seq
+
+	// By account.
+	p = b.accountItem("kim@old.example")
+	d := b.enrolled(p)
+	if _, err := b.signIn(b.again(p), escrow.SignIn{Password: "not it at all"}); !errors.Is(err, escrow.ErrWrong) {
+		t.Fatal(err)
+	}
+	if _, err := b.signIn(b.again(p), escrow.SignIn{Password: goodPassword}); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.ChangePassword(ctx, d, "not it at all", "eight blue herons", stranger); !errors.Is(err, escrow.ErrWrong) {
+		t.Fatal(err)
+	}
+	b.must(b.ChangePassword(ctx, d, goodPassword, "eight blue herons", stranger))
+	b.must(b.SignOut(ctx, d))
+	b.must2(b.ResetAccount(ctx, "kim@old.example", escrow.ResetAdministrator))
+	secrets = append(secrets, "eight blue herons", "not it at all")
+	b.expect(&at, "an account", "sealed, notice-queued, notice-sent, code-queued, verified code, account-enrolled password, verify-failed password, "+
+		"verified password, verify-failed account settings, account-changed password changed, device-dropped, account-reset administrator")
+
+	// None of the secrets is in it, and the chain holds.
+	_, all = b.audited(0)
+	written, err := json.Marshal(all)
+	b.must(err)
+	for _, s := range secrets {
+		if s == "" || strings.Contains(string(written), s) {
+			t.Errorf("%q is in the audit log", s)
+		}
+	}
+	if !strings.Contains(string(written), recipient) || !strings.Contains(string(written), "192.0.2.99") {
+		t.Errorf("what is meant to be in it is not: %s", written)
+	}
+	keys, err := escrow.LoadKeys(b.keys)
+	b.must(err)
+	r, err := b.db.VerifyAudit(t.Context(), keys.AuditKey().Public().(ed25519.PublicKey), nil)
+	if err != nil || !r.OK() || r.Entries != int64(len(all)) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestWhatCannotBeLoggedIsNotDone holds that no answer is called right or wrong, and no
+// message opened, of which the log has no word.
+func TestWhatCannotBeLoggedIsNotDone(t *testing.T) {
+	b := newBench(t)
+	b.seal(message([]byte("one"), escrow.Recipient{Address: recipient, Verify: escrow.VerifyCode}))
+	p := b.pickup(b.link(recipient))
+	code := b.code(p)
+	g := b.prove(p, code)
+	b.seal(message([]byte("two"), escrow.Recipient{Address: recipient, Verify: escrow.VerifyCode}))
+	second := b.pickup(b.link(recipient))
+	b.exec(`ALTER TABLE audit RENAME TO elsewhere`)
+	if _, err := b.Prove(t.Context(), second, "00000000", stranger); err == nil || errors.Is(err, escrow.ErrWrong) {
+		t.Errorf("a wrong code: %v", err)
+	}
+	s, err := sessionOf(t.Context(), b.Vault, p, g.Token)
+	b.must(err)
+	for _, ctx := range []func() error{
+		func() error { _, err := b.Open(t.Context(), p, s); return err },
+		func() error {
+			_, err := b.Open(escrow.Downloading(t.Context(), escrow.DownloadOriginal, ""), p, s)
+			return err
+		},
+		func() error { _, err := b.Seal(t.Context(), message([]byte("three"))); return err },
+		func() error { return b.Retract(t.Context(), p.ItemID, "") },
+	} {
+		if ctx() == nil {
+			t.Error("was done unlogged")
+		}
+	}
+	b.exec(`ALTER TABLE elsewhere RENAME TO audit`)
+	if got := string(b.read(p, g.Token)); got != "one" {
+		t.Errorf("%q", got)
+	}
+}
