@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
@@ -55,7 +56,13 @@ type Verifier struct {
 func NewVerifier(key ed25519.PublicKey, checkpoints []Checkpoint) *Verifier {
 	v := &Verifier{key: key, known: true}
 	v.report.Problems = []Problem{}
+	seen := make(map[string]bool) // one kept in two places is one
 	for _, c := range checkpoints {
+		id := string(c.signed()) + string(c.Signature)
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
 		if key != nil && !c.Valid(key) {
 			v.problem(c.Seq, "the %s checkpoint of %s at entry %d was not signed by this key, or was changed", c.Kind, c.At.UTC().Format(time.RFC3339), c.Seq)
 			continue
@@ -65,7 +72,7 @@ func NewVerifier(key ed25519.PublicKey, checkpoints []Checkpoint) *Verifier {
 		}
 		v.marks = append(v.marks, c)
 	}
-	slices.SortStableFunc(v.marks, func(a, b Checkpoint) int { return int(min(max(a.Seq-b.Seq, -1), 1)) })
+	slices.SortStableFunc(v.marks, func(a, b Checkpoint) int { return cmp.Compare(a.Seq, b.Seq) })
 	return v
 }
 

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/postseal/postseal/internal/audit"
+)
+
+// fakeAudit keeps checkpoints in memory.
+type fakeAudit struct {
+	list   []audit.Checkpoint
+	pruned []time.Time
+	err    error
+}
+
+func (f *fakeAudit) Audit(context.Context, ...audit.Entry) error { return f.err }
+func (f *fakeAudit) AuditCheckpoints(context.Context) ([]audit.Checkpoint, error) {
+	return f.list, f.err
+}
+
+func (f *fakeAudit) AuditCheckpoint(_ context.Context, kind string, key ed25519.PrivateKey) (audit.Checkpoint, error) {
+	c := audit.Checkpoint{Kind: kind, At: time.Now(), Seq: int64(len(f.list) + 1)}
+	c.Sign(key)
+	f.list = append(f.list, c)
+	return c, f.err
+}
+
+func (f *fakeAudit) PruneAudit(_ context.Context, before time.Time, _ ed25519.PrivateKey) (int64, error) {
+	f.pruned = append(f.pruned, before)
+	return 0, f.err
+}
+
+// TestACheckpointADay lets five days pass, one of them with a database that is locked
+// for an hour, and one with a file that can't be written.
+func TestACheckpointADay(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		f := &fakeAudit{}
+		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+		file := filepath.Join(dir, "sub", "checkpoints.jsonl")
+		k := &auditKeeper{
+			store: f, key: key, keep: 2192 * 24 * time.Hour, file: file, log: slog.New(slog.NewTextHandler(&log, nil)),
+			last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}),
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		begin := time.Now()
+		go func() { done <- k.run(ctx) }()
+		in := func() []audit.Checkpoint {
+			t.Helper()
+			b, err := os.Open(file)
+			if err != nil {
+				return nil
+			}
+			defer b.Close()
+			list, err := audit.ReadCheckpoints(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
+		pass(time.Second)
+		if len(f.list) != 1 || len(in()) != 0 || !strings.Contains(log.String(), "audit-checkpoint-file") {
+			t.Fatalf("at the start: %d, in the file %d\n%s", len(f.list), len(in()), log.String())
+		}
+		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * auditRetry)
+		if len(f.list) != 1 || len(in()) != 1 {
+			t.Fatalf("the file is there: %d, in the file %d", len(f.list), len(in()))
+		}
+		pass(untilTomorrow(time.Now()) + time.Second)
+		if len(f.list) != 2 || len(in()) != 2 {
+			t.Fatalf("a day later: %d, in the file %d", len(f.list), len(in()))
+		}
+		f.err = errors.New("locked")
+		pass(24*time.Hour + 59*time.Minute)
+		f.err = nil
+		pass(2 * auditRetry)
+		if n := len(in()); n != 3 {
+			t.Fatalf("after a lock: in the file %d", n)
+		}
+		pass(48 * time.Hour)
+		got := in()
+		if len(got) != 5 || len(f.pruned) < 5 {
+			t.Errorf("after %s: %d in the file, pruned %d times", time.Since(begin), len(got), len(f.pruned))
+		}
+		for i, c := range got {
+			if !c.Valid(key.Public().(ed25519.PublicKey)) || c.Kind != audit.Daily || i > 0 && c.At.Sub(got[i-1].At) > 26*time.Hour {
+				t.Errorf("%d: %+v", i, c)
+			}
+		}
+		if before := f.pruned[len(f.pruned)-1]; time.Since(before) < 2192*24*time.Hour {
+			t.Errorf("pruned before %s", before)
+		}
+		logged, err := audit.ReadCheckpoints(&log)
+		if err != nil || len(logged) != 5 {
+			t.Errorf("%d in the log, %v", len(logged), err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
