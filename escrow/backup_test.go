@@ -112,7 +112,7 @@ func TestABackupWhileMessagesAreSealedIsPickedUpAfterARestore(t *testing.T) {
 		t.Errorf("what was kept aside was replaced: %v", err)
 	}
 	b.pass(time.Second)
-	r, err = b.restore(filepath.Join(b.dir, filepath.Base(old.Name())), sql.RestoreOptions{Discard: true})
+	_, err = b.restore(filepath.Join(b.dir, filepath.Base(old.Name())), sql.RestoreOptions{Discard: true})
 	b.must(err)
 	if again, _ := b.List(t.Context(), escrow.Filter{}); len(again) != len(all) {
 		t.Errorf("%d messages in what was kept aside, want %d", len(again), len(all))
