@@ -76,6 +76,9 @@ func (s *Sender) init() {
 		s.tries = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_alarm_tries_total", Help: "Tries to tell of alarms, by way (mail, webhook) and result: told, failed.",
 		}, []string{"way", "result"})
+		for _, w := range s.ways() {
+			s.tries.WithLabelValues(string(w), "failed") // there before the first try
+		}
 		if s.Registerer != nil {
 			s.Registerer.MustRegister(s.tries)
 		}

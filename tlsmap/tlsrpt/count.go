@@ -54,6 +54,7 @@ func (c *Counter) init() {
 		c.sessions = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_tlsrpt_sessions_total", Help: "Sessions counted for TLS reports, by result: success, or a result type of RFC 8460.",
 		}, []string{"result"})
+		c.sessions.WithLabelValues("success") // there before the first one
 		if c.Registerer != nil {
 			c.Registerer.MustRegister(c.sessions)
 		}

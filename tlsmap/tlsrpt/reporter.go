@@ -76,6 +76,7 @@ func (r *Reporter) init() {
 		r.reports = prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postseal_tlsrpt_reports_total", Help: "Tries to send a TLS report, by way (mailto, https) and result: sent, deferred, given-up.",
 		}, []string{"way", "result"})
+		r.reports.WithLabelValues("mailto", "sent") // there before the first try
 		if r.Registerer != nil {
 			r.Registerer.MustRegister(r.reports)
 		}

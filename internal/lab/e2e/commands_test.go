@@ -192,7 +192,10 @@ func TestMetricsAreThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newScene(t, lab.Options{Rules: []string{"sender add doc@own.example --require encryption"}})
+	s := newScene(t, lab.Options{
+		Rules: []string{"sender add doc@own.example --require encryption"},
+		Env:   []string{"POSTSEAL_ALARM_MAIL=admin@own.example", "POSTSEAL_TLSRPT_FROM=tls-reports@own.example"},
+	})
 	m := s.send("doc@own.example", "a@tls.example", "b@plain.example")
 	s.arrivesByTLS(m, "a@tls.example")
 	s.sealedAs(m, "b@plain.example")

@@ -83,3 +83,9 @@ func FuzzParseRecord(f *testing.F) {
 		}
 	})
 }
+
+func TestBound(t *testing.T) {
+	if got := bound("a\x1b[2J\u009b\u202e\u200bb\xff é"); got != "a?[2J???b? é" {
+		t.Errorf("%q", got)
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -270,7 +272,7 @@ func bound(s string) string {
 		if len(out) == most {
 			break
 		}
-		if r < ' ' || r == 0x7f || r == 0xfffd {
+		if r == utf8.RuneError || !unicode.IsPrint(r) { // C1 controls and what turns text round, too
 			r = '?'
 		}
 		out = append(out, r)
