@@ -1,6 +1,7 @@
 package tlsmap
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -40,6 +41,12 @@ func (s *Server) joinAdmin(ctx context.Context, key string, a *TLSAnswer) (x ext
 		return x, err
 	}
 	theirs := a.Admin
+	if !a.Input.Required && a.Demand.By == policy.FromSTS && a.Input.Published.DANE == policy.DANEOff && isDANE(cmp.Or(theirs, s.cfg.AdminLevel)) {
+		// Postfix looks TLSA records up and we do not: where there are some MTA-STS must
+		// not stand in their place (RFC 8461, section 2).
+		x.fixed = cmp.Or(theirs, s.cfg.AdminLevel)
+		return x, nil
+	}
 	if theirs == "" && adminLevel(s.cfg.AdminLevel) >= adminLevel("encrypt") {
 		theirs = s.cfg.AdminLevel
 	}
@@ -97,6 +104,12 @@ func (s *Server) joinAdmin(ctx context.Context, key string, a *TLSAnswer) (x ext
 	}
 	a.Input.Rule = p
 	return x, nil
+}
+
+// isDANE reports whether an entry or level is dane.
+func isDANE(entry string) bool {
+	t, err := parsePolicy(cmp.Or(entry, "none"))
+	return err == nil && t.level == adminLevel("dane")
 }
 
 // adminEntry searches the administrator's own table as smtp(8) does.

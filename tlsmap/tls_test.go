@@ -32,6 +32,7 @@ var published = map[string]policy.Published{
 	"clash.example":         {DANE: policy.DANENone, STS: policy.STSEnforce, STSMatch: []string{"mx.clash.example"}},
 	"exempt.example":        {DANE: policy.DANEFull, STS: policy.STSNone},
 	"own.example":           {DANE: policy.DANEFull, STS: policy.STSNone},
+	"stsonly.example":       {DANE: policy.DANEOff, STS: policy.STSEnforce, STSMatch: []string{"mx.stsonly.example"}},
 	"[relay.example]:25":    {DANE: policy.DANENone, STS: policy.STSOff},
 }
 
@@ -168,6 +169,12 @@ func TestVerifiedTLSAndTheAdministratorsTable(t *testing.T) {
 		{"broken.example", "", "dane", "OK may", "OK dane-only" + floor},
 		{"nothing.example", "", "encrypt", "NOTFOUND", encrypt},
 		{"nothing.example", "", "secure", "NOTFOUND", "OK secure" + floor},
+		// Postfix looks TLSA records up, and we do not.
+		{"stsonly.example", "", "dane", "OK dane", "OK secure match=mx.stsonly.example" + floor + " servername=hostname"},
+		{"stsonly.example", "dane protocols=>=TLSv1.3", "may", "OK dane protocols=>=TLSv1.3", "OK secure match=mx.stsonly.example" + floor + " servername=hostname"},
+		{"stsonly.example", "may", "dane", "OK secure match=mx.stsonly.example servername=hostname", "OK secure match=mx.stsonly.example" + floor + " servername=hostname"},
+		{"stsonly.example", "", "may", "OK secure match=mx.stsonly.example servername=hostname", "OK secure match=mx.stsonly.example" + floor + " servername=hostname"},
+		{"sts.example", "", "dane", "OK secure match=mx.sts.example:.backup.example servername=hostname", "OK secure match=mx.sts.example:.backup.example" + floor + " servername=hostname"},
 		// nexthop and dot-nexthop, its default, and the patterns
 		{"sts.example", "", "secure", "OK secure match=mx.sts.example servername=hostname", "OK secure match=mx.sts.example" + floor + " servername=hostname"},
 		{"brokensts.example", "", "secure", "OK secure", "TEMP"},
