@@ -99,6 +99,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 			t.Errorf("%q was not seen while it ran", ran)
 		}
 	}
+	t.Logf("%d secrets in %d places; files were seen in the spool directory %d times", len(w.secrets.names), len(w.places), w.spooled)
 	for place, data := range w.places {
 		for _, f := range w.secrets.in(data) {
 			t.Errorf("%s holds a secret, %s, %s: %q", place, f.name, f.how, f.value)
