@@ -12,6 +12,8 @@ import (
 	"net/mail"
 	"net/netip"
 	"net/url"
+	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -85,6 +87,92 @@ func TestGuessingFromManyAddresses(t *testing.T) {
 	// Nobody is kept out for good.
 	b.pass(25 * time.Hour)
 	if got := b.open(byCode[0], b.code(byCode[0])); string(got) != "message 0" {
+		t.Errorf("the recipient reads %q", got)
+	}
+}
+
+var (
+	inForm    = regexp.MustCompile(`(?s)<form[^>]*action="([^"]+)".*?</form>`)
+	inputName = regexp.MustCompile(`<(?:input|button|textarea|select)[^>]*\bname="([^"]+)"(?:[^>]*\bvalue="([^"]*)")?`)
+)
+
+// A mail scanner that fills every field and presses every button, where an account or a
+// passphrase is asked for, reads nothing, makes no account, asks for no new one, and
+// does not use the message up.
+func TestAScannerAtAccountsAndPassphrases(t *testing.T) {
+	b := newBench(t)
+	b.must(b.SetRecipient(t.Context(), "phrase@old.example", escrow.VerifyPassphrase, []byte(goodPassword+"!")))
+	b.enrolled(b.accountItem("enrolled@old.example"))
+	b.mails()
+	links := map[string]string{}
+	srv := b.site(prometheus.NewRegistry())
+	for to, verify := range map[string]string{"new@old.example": escrow.VerifyAccount, "enrolled@old.example": escrow.VerifyAccount, "phrase@old.example": ""} {
+		b.pass(time.Second)
+		b.seal(message([]byte("Subject: x\r\n\r\nthe values of "+to+"\r\n"), escrow.Recipient{Address: to, Verify: verify}))
+		item, secret := b.link(to)
+		links[to] = srv.URL + "/x/m/" + item + "/" + secret
+	}
+	pressed := map[string]int{}
+	for to, link := range links {
+		for range 2 {
+			scanner := browser()
+			todo, seen := []string{link, link + "/forgot", link + "/message"}, map[string]bool{}
+			for len(todo) > 0 && len(seen) < 60 {
+				at := todo[0]
+				todo = todo[1:]
+				if seen[at] {
+					continue
+				}
+				seen[at] = true
+				r, page := fetch(t, scanner, at, nil)
+				for _, answer := range []string{"12345678", "a password of a scanner"} {
+					for _, form := range inForm.FindAllStringSubmatch(page, -1) {
+						fields := url.Values{"answer": {answer}, "password": {"a password of a scanner"}}
+						for _, f := range inputName.FindAllStringSubmatch(form[0], -1) {
+							if f[2] != "" {
+								fields.Set(f[1], f[2])
+							} else if !fields.Has(f[1]) {
+								fields.Set(f[1], answer)
+							}
+						}
+						pressed[path.Base(form[1])]++
+						var got string
+						if r, got = fetch(t, scanner, srv.URL+form[1], fields); strings.Contains(got, "the values of") {
+							t.Fatalf("at %s a scanner reads the message", form[1][:6])
+						}
+						todo = append(todo, r.Request.URL.String())
+					}
+				}
+				for _, m := range formOrLink.FindAllStringSubmatch(page, -1) {
+					if m[1] == "href" && strings.HasPrefix(m[2], "/") {
+						todo = append(todo, srv.URL+m[2])
+					}
+				}
+				if strings.Contains(page, "the values of") {
+					t.Fatal("a scanner reads the message")
+				}
+			}
+			b.pass(10 * time.Minute)
+		}
+		a, err := b.Recipient(t.Context(), to)
+		if enrolled := err == nil && a.Account != nil; enrolled != (to == "enrolled@old.example") {
+			t.Errorf("%s has an account: %v, %v", to, enrolled, err)
+		}
+	}
+	for _, button := range []string{"code", "verify", "enrol", "signin", "forgot"} {
+		if pressed[button] == 0 {
+			t.Errorf("it pressed %v, and not %s", pressed, button)
+		}
+	}
+	list, err := b.List(t.Context(), escrow.Filter{State: escrow.StateHeld})
+	b.must(err)
+	if len(list) != 4 {
+		t.Errorf("%d messages are held, want 4", len(list))
+	}
+	b.pass(25 * time.Hour)
+	p, err := b.Pickup(t.Context(), strings.Split(links["phrase@old.example"], "/")[5], strings.Split(links["phrase@old.example"], "/")[6])
+	b.must(err)
+	if got := b.open(p, goodPassword+"!"); !strings.Contains(string(got), "the values of phrase@") {
 		t.Errorf("the recipient reads %q", got)
 	}
 }

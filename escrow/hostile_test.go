@@ -28,7 +28,7 @@ import (
 func (b *bench) site(reg *prometheus.Registry) *httptest.Server {
 	b.t.Helper()
 	base, _ := url.Parse("http://portal.clinic.example/x")
-	h, err := portal.New(portal.Config{Vault: b.Vault, Senders: b.Vault, BaseURL: base, Now: b.clock, Registerer: reg, Log: slog.New(slog.NewTextHandler(b.logs, nil))})
+	h, err := portal.New(portal.Config{Vault: b.Vault, Accounts: b.Vault, Inbox: b.Vault, Replies: b.Vault, Senders: b.Vault, BaseURL: base, Now: b.clock, Registerer: reg, Log: slog.New(slog.NewTextHandler(b.logs, nil))})
 	b.must(err)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.Host = base.Host

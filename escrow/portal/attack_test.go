@@ -26,17 +26,18 @@ import (
 
 // wholeSite is a portal with all that there is, and the paths below its root of a
 // message, an inbox and a sender's page.
-func wholeSite(t *testing.T, letter string) (s *testSite, f *fakeInbox, message, inbox, sender string) {
+func wholeSite(t *testing.T, letter string) (s *testSite, f *fakeInbox, senders *fakeSenders, message, inbox, sender string) {
 	t.Helper()
 	f = newFakeInbox("one", "two")
 	f.raws[testItem] = letter
 	f.pickup.Size = int64(len(letter))
+	senders = newFakeSenders()
 	s = newTestSite(t, f.fakeVault, func(c *Config) {
-		c.Vault, c.Inbox, c.Replies, c.Senders = f, f, newFakeReplies(), newFakeSenders()
+		c.Vault, c.Inbox, c.Replies, c.Senders = f, f, newFakeReplies(), senders
 	})
 	message, inbox, sender = "/m/"+testItem+"/"+testSecret, "/inbox/"+testTag, "/s/"+testItem+"/"+testSenderToken
 	s.link = s.link[:strings.Index(s.link, "/m/")]
-	return s, f, message, inbox, sender
+	return s, f, senders, message, inbox, sender
 }
 
 var postRoutes = regexp.MustCompile(`"POST( /|\s?")`)
@@ -44,7 +45,7 @@ var postRoutes = regexp.MustCompile(`"POST( /|\s?")`)
 // Every form refuses what another site sends, before anything else is done: of each
 // route that there is.
 func TestFormsOfOtherSites(t *testing.T) {
-	s, f, message, inbox, sender := wholeSite(t, crlf(fullLetter))
+	s, f, senders, message, inbox, sender := wholeSite(t, crlf(fullLetter))
 	accounts := []string{"/account/password", "/account/passkey", "/account/passkey/add", "/account/passkey/remove", "/account/totp", "/account/totp/confirm", "/account/totp/remove", "/account/signout", "/account/signout/all"}
 	var paths []string
 	for _, p := range []string{"/code", "/verify", "/leave", "/enrol", "/enrol/passkey", "/signin", "/signin/passkey", "/forgot", "/reply"} {
@@ -79,9 +80,14 @@ func TestFormsOfOtherSites(t *testing.T) {
 			}
 		}
 		// The other way to make a browser send one: a GET, which changes nothing.
-		if a := s.do("GET", path+"?answer="+testCode+"&do=send&text=x", nil, nil); len(a.Cookies()) > 0 {
-			t.Errorf("GET %s sets %v", path, a.Cookies())
+		for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "PATCH"} {
+			if a := s.do(method, path+"?answer="+testCode+"&do=send&text=x&to=p1&phrase=seven+grey+herons", nil, nil); len(a.Cookies()) > 0 {
+				t.Errorf("%s %s sets %v", method, path, a.Cookies())
+			}
 		}
+	}
+	if len(senders.done) > 0 {
+		t.Errorf("on the sender's page this was done: %q", senders.done)
 	}
 	for _, call := range f.calls {
 		if !slices.Contains([]string{"Pickup", "CheckDevice", "CheckToken", "Admit", "Owner", "BeginSignIn"}, call) {
@@ -94,7 +100,7 @@ func TestFormsOfOtherSites(t *testing.T) {
 // neither those that there are, nor errors. The one document that is for a frame is for
 // our own, and has no buttons.
 func TestNoPageIsFramed(t *testing.T) {
-	s, f, message, inbox, sender := wholeSite(t, crlf(fullLetter))
+	s, f, _, message, inbox, sender := wholeSite(t, crlf(fullLetter))
 	u, _ := url.Parse(s.link)
 	look := func(when string) {
 		t.Helper()
@@ -133,7 +139,7 @@ func TestNoPageIsFramed(t *testing.T) {
 // comes back in an answer or a redirection. What a cache keeps by one of them would
 // otherwise be everybody's.
 func TestHostTricks(t *testing.T) {
-	s, f, message, _, _ := wholeSite(t, crlf(fullLetter))
+	s, f, _, message, _, _ := wholeSite(t, crlf(fullLetter))
 	addr := strings.TrimPrefix(s.URL, "http://")
 	host := strings.TrimPrefix(s.link, "http://")
 	const evil = "evil.example"
