@@ -281,6 +281,9 @@ func (v *Vault) Run(ctx context.Context) error {
 		if _, err := v.Expire(ctx); err != nil && ctx.Err() == nil {
 			v.log.Error("expiry failed, trying again", "error", err)
 		}
+		if err := v.watchQuotas(ctx); err != nil && ctx.Err() == nil {
+			v.log.Error("quotas can't be looked at, trying again", "error", err)
+		}
 		wait := expireInterval
 		if next, err := v.store.NextEnd(ctx); err == nil && !next.IsZero() {
 			wait = max(min(wait, next.Sub(v.now())), time.Second)

@@ -269,9 +269,9 @@ type meddler struct {
 	before func()
 }
 
-func (m *meddler) Create(ctx context.Context, items []escrow.NewItem, d escrow.Digest, sender string, recipients []string) error {
+func (m *meddler) Create(ctx context.Context, items []escrow.NewItem, d escrow.Digest, sender string, recipients []string, q escrow.Quota) error {
 	m.before()
-	return m.Store.Create(ctx, items, d, sender, recipients)
+	return m.Store.Create(ctx, items, d, sender, recipients, q)
 }
 
 // A rotation waits for a process that has not read the file, and goes on when it has.

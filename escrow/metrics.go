@@ -4,6 +4,10 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	sealed, opened, expired, retracted, wrong, locked prometheus.Counter
+
+	held     prometheus.Gauge
+	quotas   *prometheus.GaugeVec
+	refusals *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -14,7 +18,14 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		}
 		return c
 	}
-	return &metrics{
+	m := &metrics{
+		held: prometheus.NewGauge(prometheus.GaugeOpts{Name: "postseal_escrow_held_bytes", Help: "Bytes of messages that are held."}),
+		quotas: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postseal_escrow_quota_used_ratio", Help: "Share of a quota that is used, where it is 0.8 or more: total, or @DOMAIN of senders.",
+		}, []string{"of"}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postseal_escrow_quota_refusals_total", Help: "Tries to seal that a quota refused: total, domain.",
+		}, []string{"of"}),
 		sealed:    counter("postseal_escrow_sealed_total", "Messages sealed, one for each recipient."),
 		opened:    counter("postseal_escrow_opened_total", "Messages opened for the first time after verification."),
 		expired:   counter("postseal_escrow_expired_total", "Messages that expired, one for each recipient."),
@@ -22,4 +33,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		wrong:     counter("postseal_escrow_wrong_tries_total", "Wrong codes and passphrases."),
 		locked:    counter("postseal_escrow_locks_total", "Locks after too many wrong tries."),
 	}
+	if r != nil {
+		r.MustRegister(m.held, m.quotas, m.refusals)
+	}
+	return m
 }

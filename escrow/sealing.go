@@ -97,7 +97,8 @@ func (v *Vault) seal(ctx context.Context, m Message) (ids []string, err error) {
 	if v.pins != nil {
 		v.pins.set(m.Digest, envelope, all)
 	}
-	if err := v.store.Create(ctx, items, m.Digest, envelope, all); err != nil {
+	if err := v.store.Create(ctx, items, m.Digest, envelope, all, v.quota); err != nil {
+		v.countRefusal(err)
 		if errors.Is(err, ErrSettled) { // just now, by another call
 			if named := v.unsettled(ctx, m.Digest, envelope, all); named != nil {
 				return nil, named

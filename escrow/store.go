@@ -20,8 +20,12 @@ type Store interface {
 
 	// Create makes items exist: the pickups, wraps, chunks and mails of each,
 	// and the settlements of all their recipients. If one of these is settled
-	// already nothing is written, and the error wraps ErrSettled.
-	Create(ctx context.Context, items []NewItem, d Digest, sender string, recipients []string) error
+	// already nothing is written, and the error wraps ErrSettled. Nor is anything where
+	// more than the quota would be held: then it is a *QuotaError.
+	Create(ctx context.Context, items []NewItem, d Digest, sender string, recipients []string, q Quota) error
+	// Usage returns how many bytes of messages are held of each sender domain ("": the
+	// null sender): what has not ended, or is on hold.
+	Usage(ctx context.Context) (map[string]int64, error)
 
 	// PickupBySecret finds a pickup by the hash of its link's secret, in any
 	// state; ErrUnknown if there is none.

@@ -44,9 +44,10 @@ type Options struct {
 	Keys       *Keys
 	Pins       *Pins         // told of what Seal settles; nil: nobody
 	Lifetime   time.Duration // of a message; zero: [DefaultLifetime]
-	PortalURL  string        // https://HOST[:PORT][/PATH]
-	NoticeFrom string        // of notices: "Name <addr>" or addr, of a domain whose mail returns here
-	ServerName string        // named in mails; "": the domain of NoticeFrom
+	Quota      Quota
+	PortalURL  string // https://HOST[:PORT][/PATH]
+	NoticeFrom string // of notices: "Name <addr>" or addr, of a domain whose mail returns here
+	ServerName string // named in mails; "": the domain of NoticeFrom
 	Accounts   AccountOptions
 	Replies    ReplyOptions
 	Language   string // of mails to senders, and to recipients for whom no rule names one; "": English
@@ -95,7 +96,9 @@ type Vault struct {
 	hashing    chan struct{} // a place for each passphrase that may be hashed at a time
 	metrics    *metrics
 	crash      func(point string)
-	unclean    atomic.Bool // the journal still holds what was deleted
+	quota      Quota
+	warned     map[string]float64 // of quotas, by whose; Run's alone
+	unclean    atomic.Bool        // the journal still holds what was deleted
 }
 
 // parallelHashing bounds how many passphrases are hashed at a time: each takes
@@ -118,9 +121,9 @@ func NewVault(o Options) (*Vault, error) {
 	}
 	v := &Vault{
 		store: o.Store, keys: o.Keys, pins: o.Pins,
-		lifetime: o.Lifetime,
-		url:      strings.TrimRight(u.String(), "/"), // String escapes: it is ASCII
-		now:      o.Now, log: o.Log, wake: o.Wake,
+		lifetime: o.Lifetime, quota: o.Quota, warned: make(map[string]float64),
+		url: strings.TrimRight(u.String(), "/"), // String escapes: it is ASCII
+		now: o.Now, log: o.Log, wake: o.Wake,
 		hashing: make(chan struct{}, parallelHashing),
 		metrics: newMetrics(o.Registerer), crash: o.Crash,
 	}

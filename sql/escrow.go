@@ -25,9 +25,12 @@ func foldAddress(address string) (string, error) {
 }
 
 // Create makes items exist; see [escrow.Store].
-func (db *DB) Create(ctx context.Context, items []escrow.NewItem, d escrow.Digest, sender string, recipients []string) error {
+func (db *DB) Create(ctx context.Context, items []escrow.NewItem, d escrow.Digest, sender string, recipients []string, q escrow.Quota) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {
 		if err := settle(ctx, tx, d, sender, recipients, escrow.OutcomeSealed, db.now(), true); err != nil {
+			return err
+		}
+		if err := keepQuota(ctx, tx, items, q); err != nil {
 			return err
 		}
 		for i := range items {
@@ -45,9 +48,9 @@ func createItem(ctx context.Context, tx *dbsql.Tx, it *escrow.NewItem) error {
 		return fmt.Errorf("sender: %w", err)
 	}
 	_, err = tx.ExecContext(ctx, `INSERT INTO escrow_item (id, sender, sender_key, queue_id, mode, size, recover, created_at, expires_at,
-			summary, message_id, receipt, envid, ret)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, it.ID, it.Sender, senderKey, it.QueueID, it.Mode, it.Size, it.Recover, micros(it.Created), micros(it.Expires),
-		it.Summary, it.MessageID, it.Receipt, it.EnvID, it.Ret)
+			summary, message_id, receipt, envid, ret, sender_domain)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, it.ID, it.Sender, senderKey, it.QueueID, it.Mode, it.Size, it.Recover, micros(it.Created), micros(it.Expires),
+		it.Summary, it.MessageID, it.Receipt, it.EnvID, it.Ret, domainOf(senderKey))
 	if err != nil {
 		return fmt.Errorf("store the message: %w", err)
 	}

@@ -91,7 +91,7 @@ func openVault(c *cli.Context) (*config, *sql.DB, *escrow.Vault, error) {
 // newVault makes the vault; more, where set, adds what only serve has.
 func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog.Logger, reg prometheus.Registerer, pins *escrow.Pins, more func(*escrow.Options)) (*escrow.Vault, error) {
 	o := escrow.Options{
-		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"),
+		Store: db, Keys: keys, Pins: pins, Lifetime: cfg.duration("message-lifetime"), Quota: quotas(cfg),
 		PortalURL: cfg.str("portal-url"), NoticeFrom: from, Language: cfg.str("language"),
 		OwnDomain: ownDomains(cfg).Own, SenderMail: senderMail(cfg), ExpiringBefore: cfg.duration("expiring-before"),
 		Accounts: escrow.AccountOptions{
@@ -103,6 +103,12 @@ func newVault(cfg *config, db *sql.DB, keys *escrow.Keys, from string, log *slog
 		more(&o)
 	}
 	return escrow.NewVault(o)
+}
+
+func quotas(cfg *config) escrow.Quota {
+	total, _ := parseQuota(cfg.str("quota-total")) // loadSettings has checked them
+	domain, _ := parseQuota(cfg.str("quota-domain"))
+	return escrow.Quota{Total: total, Domain: domain}
 }
 
 // senderMail returns what senders get a mail of: nothing where it is none.

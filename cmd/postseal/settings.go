@@ -83,6 +83,8 @@ func settings() []setting {
 		{name: "audit-keep", usage: "how long entries of the audit log are kept", value: "2192d", check: checkLifetime},
 		{name: "audit-checkpoint-file", usage: "a `FILE` that each day's signed checkpoint of the audit log is appended to; best on another machine"},
 		{name: "message-lifetime", usage: "how long a sealed message can be picked up", value: "30d", check: checkLifetime},
+		{name: "quota-total", usage: "how many bytes of sealed messages may be held in all, with K, M, G; 0: any number", value: "0", check: checkQuota},
+		{name: "quota-domain", usage: "how many bytes of sealed messages may be held for each domain of senders; 0: any number", value: "0", check: checkQuota},
 		{name: "verify", usage: "how recipients prove who they are where neither rule nor recipient says: code or account", value: "account", check: checkOneOf("code", "account")},
 		{name: "device-lifetime", usage: "how long a browser stays signed in to a recipient's account", value: "30d", check: checkLifetime},
 		{name: "account-reset", usage: "who can reset a recipient's account beside the administrator: the sender, or the mailbox too, by a code alone", value: "sender", check: checkOneOf("sender", "mailbox")},
@@ -349,6 +351,16 @@ func checkLifetime(s string) error {
 		err = fmt.Errorf("%q: want at least a second", s)
 	}
 	return err
+}
+
+// checkQuota: 0 is no quota.
+func checkQuota(s string) error { _, err := parseQuota(s); return err }
+
+func parseQuota(s string) (int64, error) {
+	if s == "0" {
+		return 0, nil
+	}
+	return parseSize(s)
 }
 
 func checkSize(s string) error { _, err := parseSize(s); return err }

@@ -37,6 +37,7 @@ const (
 	outcomeLoop         = "loop"
 	outcomeError        = "error"
 	outcomeNoPassphrase = "no passphrase"
+	outcomeQuota        = "quota"
 )
 
 func addressesOf(jobs []*job) []string {
@@ -148,6 +149,7 @@ func (s *session) seal(ctx context.Context, m *message, tx *transaction, jobs []
 // were such.
 func (s *session) sortOut(ctx context.Context, m *message, tx *transaction, jobs []*job, err error) bool {
 	var about *escrow.RecipientError
+	var full *escrow.QuotaError
 	switch {
 	case errors.Is(err, escrow.ErrSettled):
 		// The ledger is asked, since the error may be about one of them only: a
@@ -162,6 +164,9 @@ func (s *session) sortOut(ctx context.Context, m *message, tx *transaction, jobs
 				j.end(outcomeNoPassphrase, reply(451, "4.7.0", "No passphrase is set for the recipient"))
 			}
 		}
+	case errors.As(err, &full):
+		s.alarm("a quota is used up: mail waits in the queue", "of", full.Of(), "used", full.Used, "needs", full.Needs, "quota", full.Quota, "queue_id", m.queueID)
+		endAll(jobs, outcomeQuota, quotaReply(full))
 	default:
 		s.alarm("message can't be sealed", "error", err, "queue_id", m.queueID)
 		return false

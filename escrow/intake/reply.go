@@ -7,6 +7,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/postseal/postseal/escrow"
 )
 
 // maxReply bounds the text of a reply, in bytes: RFC 5321, section 4.5.3.1.5 allows
@@ -40,6 +42,18 @@ func oneLine(s string) string {
 // The replies that are the same everywhere.
 func forgotten() *smtp.SMTPError { return reply(451, "4.3.0", "Not handled, try again") }
 func internal() *smtp.SMTPError  { return reply(451, "4.3.0", "Internal trouble, try again") }
+
+// quotaReply says whose quota is used up. It is a matter of time until messages expire or
+// somebody makes room, so it is never a 5xx: the message waits in Postfix's queue, and
+// goes back to its sender only after maximal_queue_lifetime. RFC 3463 has 4.3.1 for a
+// system whose storage is full, and 4.2.2 for a quota of one's own.
+func quotaReply(e *escrow.QuotaError) *smtp.SMTPError {
+	code := "4.2.2"
+	if e.Total {
+		code = "4.3.1"
+	}
+	return reply(452, code, "Quota exceeded: %s is full, try again later", e.Of())
+}
 
 // asReply makes a reply of any error. What is not meant as one becomes 451: go-smtp
 // would make 554 of it, and the message would bounce. nil becomes 451 too: go-smtp

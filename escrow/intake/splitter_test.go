@@ -320,6 +320,39 @@ func TestNoPassphraseConcernsOneRecipient(t *testing.T) {
 	}
 }
 
+// A quota that is used up is a matter of time: the message waits, and nobody gets it by
+// another way.
+func TestAQuotaDefersWhatWouldBeSealed(t *testing.T) {
+	for want, full := range map[string]*escrow.QuotaError{
+		"452 4.2.2": {Domain: "s.example", Used: 90, Needs: 20, Quota: 100},
+		"452 4.3.1": {Total: true, Used: 90, Needs: 20, Quota: 100},
+	} {
+		b := newBed(t, true)
+		b.vault.seal = func(escrow.Message) error { return fmt.Errorf("seal: %w", full) }
+		b.splitter(policy.None)
+		got := b.deliver(plainText, "sealed@x.example", "plain@y.example")
+		wantCodes(t, got, want, "250 2.0.0")
+		if !strings.Contains(got[0], full.Of()+" is full") {
+			t.Errorf("does not say whose quota: %s", got[0])
+		}
+		if len(b.vault.sealed) != 0 || !strings.Contains(b.logged.String(), "a quota is used up") {
+			t.Errorf("sealed %d, or nobody is told", len(b.vault.sealed))
+		}
+
+		f := newBed(t, true)
+		f.vault.seal = b.vault.seal
+		f.fallback()
+		c := f.dial()
+		c.cmd("EHLO test", "250")
+		if got := c.sendSMTP(plainText, "fallback@absent.example", "fallback@broken.example"); !strings.HasPrefix(got, want) {
+			t.Errorf("fallback: %s", got)
+		}
+		if len(f.vault.sealed) != 0 || len(f.vault.settled) != 0 {
+			t.Errorf("fallback: sealed %+v", f.vault.sealed)
+		}
+	}
+}
+
 func TestMarksAndSubjects(t *testing.T) {
 	subjects, err := policy.NewTriggers([]string{"[secure]"}, nil, "")
 	if err != nil {

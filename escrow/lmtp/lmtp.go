@@ -28,6 +28,7 @@ type Result struct {
 	Address string // as it was given
 	Code    int    // of the reply: 2xx taken, 4xx try again, 5xx refused
 	Text    string
+	Status  string // enhanced status code of a reply that is not 2xx, such as 4.3.1 (RFC 3463)
 }
 
 // Taken, Refused and Deferred sort the codes.
@@ -80,7 +81,7 @@ func transact(c *smtp.Client, hostname string, e Envelope, write func(io.Writer)
 	taken := 0
 	for _, a := range e.To {
 		if strings.ContainsAny(a, "<>\r\n") && !strings.HasPrefix(a, `"`) {
-			results = append(results, Result{a, 553, "Not sent: the address breaks out of the command"})
+			results = append(results, Result{Address: a, Code: 553, Text: "Not sent: the address breaks out of the command"})
 			continue
 		}
 		err := c.Rcpt(a, &smtp.RcptOptions{Notify: e.Notify})
@@ -89,7 +90,7 @@ func transact(c *smtp.Client, hostname string, e Envelope, write func(io.Writer)
 		case err == nil:
 			taken++
 		case errors.As(err, &refused):
-			results = append(results, Result{a, refused.Code, refused.Message})
+			results = append(results, Result{a, refused.Code, refused.Message, enhanced(refused.EnhancedCode)})
 		default:
 			return nil, fmt.Errorf("RCPT: %w", err)
 		}
@@ -107,12 +108,12 @@ func transact(c *smtp.Client, hostname string, e Envelope, write func(io.Writer)
 	}
 	ok, err := w.CloseWithLMTPResponse()
 	for a, res := range ok {
-		results = append(results, Result{a, 250, res.StatusText})
+		results = append(results, Result{Address: a, Code: 250, Text: res.StatusText})
 	}
 	var each smtp.LMTPDataError
 	if errors.As(err, &each) {
 		for a, res := range each {
-			results = append(results, Result{a, res.Code, res.Message})
+			results = append(results, Result{a, res.Code, res.Message, enhanced(res.EnhancedCode)})
 		}
 		if len(results) == len(e.To) {
 			err = nil
@@ -124,6 +125,8 @@ func transact(c *smtp.Client, hostname string, e Envelope, write func(io.Writer)
 	}
 	return results, err
 }
+
+func enhanced(c smtp.EnhancedCode) string { return fmt.Sprintf("%d.%d.%d", c[0], c[1], c[2]) }
 
 func ascii(s string) bool {
 	for i := 0; i < len(s); i++ {

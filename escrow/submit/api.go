@@ -240,6 +240,17 @@ func (a *api) settle(ctx context.Context, w http.ResponseWriter, key *Key, first
 	case n[Deferred] > 0:
 		status = http.StatusServiceUnavailable
 		w.Header().Set("Retry-After", "60")
+		// Room is made by people, or as messages expire.
+		for _, r := range out.Recipients {
+			if r.quota {
+				status = http.StatusTooManyRequests
+			} else if r.full && status != http.StatusTooManyRequests {
+				status = http.StatusInsufficientStorage
+			}
+			if r.quota || r.full {
+				w.Header().Set("Retry-After", "3600")
+			}
+		}
 	default:
 		status = http.StatusUnprocessableEntity
 	}

@@ -65,6 +65,8 @@ type Result struct {
 	Item    string `json:"item,omitempty"` // of the escrow, where sealed
 	Code    int    `json:"code"`           // SMTP reply code
 	Detail  string `json:"detail"`
+
+	full, quota bool // deferred since the escrow is full, or the part of the sender's domain
 }
 
 // Submitter gives letters to the splitter. All fields are needed.
@@ -184,6 +186,8 @@ func result(address string, r lmtp.Result) Result {
 		out.Outcome = Refused
 	case r.Deferred():
 		out.Outcome = Deferred
+		out.full = r.Code == 452 && r.Status == "4.3.1"
+		out.quota = r.Code == 452 && r.Status == "4.2.2"
 	default:
 		out.Outcome = Handed
 		// The splitter's own words, see escrow/intake.

@@ -292,6 +292,19 @@ func TestKeyPatterns(t *testing.T) {
 	}
 }
 
+func TestAQuotaIsAnsweredClearly(t *testing.T) {
+	for want, code := range map[int]smtp.EnhancedCode{507: {4, 3, 1}, 429: {4, 2, 2}} {
+		b := newBench(t)
+		for _, to := range []string{"pat@old.example", "copy@old.example"} {
+			b.splitter.reply[to] = &smtp.SMTPError{Code: 452, EnhancedCode: code, Message: "Quota exceeded: the escrow is full, try again later"}
+		}
+		status, out := b.post("application/json", strings.NewReader(letterJSON))
+		if status != want || !strings.Contains(fmt.Sprint(out), "Quota exceeded") {
+			t.Errorf("%d %v, want %d", status, out, want)
+		}
+	}
+}
+
 // A repeated request gives the splitter the same bytes again, until it has an answer.
 func TestRepeatedRequest(t *testing.T) {
 	b := newBench(t)
