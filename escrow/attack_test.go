@@ -124,7 +124,7 @@ func TestAScannerAtAccountsAndPassphrases(t *testing.T) {
 					continue
 				}
 				seen[at] = true
-				r, page := fetch(t, scanner, at, nil)
+				_, page := fetch(t, scanner, at, nil)
 				for _, answer := range []string{"12345678", "a password of a scanner"} {
 					for _, form := range inForm.FindAllStringSubmatch(page, -1) {
 						fields := url.Values{"answer": {answer}, "password": {"a password of a scanner"}}
@@ -136,8 +136,8 @@ func TestAScannerAtAccountsAndPassphrases(t *testing.T) {
 							}
 						}
 						pressed[path.Base(form[1])]++
-						var got string
-						if r, got = fetch(t, scanner, srv.URL+form[1], fields); strings.Contains(got, "the values of") {
+						r, got := fetch(t, scanner, srv.URL+form[1], fields)
+						if strings.Contains(got, "the values of") {
 							t.Fatalf("at %s a scanner reads the message", form[1][:6])
 						}
 						todo = append(todo, r.Request.URL.String())
