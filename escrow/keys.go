@@ -82,16 +82,8 @@ func fill(f *os.File, like string, data []byte) error {
 	if err := f.Chmod(0o600); err != nil { // whatever the umask
 		return err
 	}
-	if os.Geteuid() == 0 {
-		fi, err := os.Stat(like)
-		if err != nil {
-			return err
-		}
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-			if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
-				return err
-			}
-		}
+	if err := own(f, like); err != nil {
+		return err
 	}
 	if _, err := f.Write(data); err != nil {
 		return err
@@ -100,6 +92,21 @@ func fill(f *os.File, like string, data []byte) error {
 		return err
 	}
 	return f.Close()
+}
+
+// own gives f to whom like belongs to, where root calls it.
+func own(f *os.File, like string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	fi, err := os.Stat(like)
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return f.Chown(int(st.Uid), int(st.Gid))
+	}
+	return nil
 }
 
 func syncDir(dir string) error {

@@ -241,7 +241,13 @@ func (r *Rotation) tell(step string) {
 
 // lock keeps a second rotation away.
 func (r *Rotation) lock() (unlock func(), err error) {
-	f, err := os.OpenFile(r.File+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	// The directory may be another user's: no link of theirs is followed.
+	f, err := os.OpenFile(r.File+".lock", os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err == nil {
+		if err = own(f, r.File); err != nil {
+			f.Close()
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("rotate the keys: the directory of the key file must be writable, run it as its owner or as root: %w", err)
 	}

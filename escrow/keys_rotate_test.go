@@ -635,3 +635,23 @@ func TestEveryPurposeIsRotatedOrShortLived(t *testing.T) {
 		}
 	}
 }
+
+// What root's rotation writes belongs to whom the key file belongs.
+func TestRotationByRootKeepsTheOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	b := newBench(t)
+	b.must(os.Chown(b.keys, 65534, 65534))
+	r := b.rotation()
+	r.KeepOld = true
+	_, err := r.Run(t.Context())
+	b.must(err)
+	for _, name := range []string{b.keys, b.keys + ".old", b.keys + ".lock"} {
+		fi, err := os.Stat(name)
+		b.must(err)
+		if st := fi.Sys().(*syscall.Stat_t); st.Uid != 65534 || st.Gid != 65534 || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s belongs to %d:%d, mode %v", name, st.Uid, st.Gid, fi.Mode())
+		}
+	}
+}
