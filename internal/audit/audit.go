@@ -34,7 +34,6 @@ const (
 	ActorPostfix   = "postfix"   // mail that Postfix asks about or hands over
 	ActorPortal    = "portal"    // somebody at the pickup pages; Client says from where
 	ActorCommand   = "command"   // the command line; Name is the Unix user
-	ActorAPI       = "api"       // the HTTP interface; Name is the id of the key
 	ActorAdminPage = "adminpage" // the admin pages; Name is the account
 )
 
