@@ -43,7 +43,7 @@ const (
 	quotaFull = 1.0
 )
 
-// countRefusal counts a message that a quota has refused.
+// countRefusal counts a message that a quota has refused; the intake logs it.
 func (v *Vault) countRefusal(err error) {
 	var q *QuotaError
 	if !errors.As(err, &q) {
@@ -54,7 +54,6 @@ func (v *Vault) countRefusal(err error) {
 		of = "total"
 	}
 	v.metrics.refusals.WithLabelValues(of).Inc()
-	v.log.Warn("a quota refuses a message: it waits in Postfix's queue", "of", q.Of(), "used", q.Used, "needs", q.Needs, "quota", q.Quota)
 }
 
 // watchQuotas tells of how much is held, and warns once when a quota is used by 80 %, and
