@@ -283,7 +283,15 @@ func (m *Manager) safeLook(ctx context.Context, dest string, reuse time.Duration
 func (m *Manager) learn(e *entry, r *Result) {
 	var k, old *known
 	var events []Event
-	before := m.result(context.WithoutCancel(m.base), e.dest, e.known.Load())
+	before, ok := m.recall(e)
+	switch {
+	case !ok:
+		m.keepFacts(e, r)
+		m.unlearned(e)
+		return
+	case before == nil:
+		before = m.result(context.WithoutCancel(m.base), e.dest, e.known.Load())
+	}
 	for { // a demand may be noted meanwhile
 		old = e.known.Load()
 		k, events = old.learn(before, r, m.o.Now(), m.o.Floor, m.o.AlarmAfter)

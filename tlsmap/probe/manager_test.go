@@ -24,7 +24,8 @@ type memStore struct {
 	m      map[string]Record
 	events []Event
 	saves  int
-	err    error
+	err    error // of writing
+	unread error // of reading one
 }
 
 func (s *memStore) LoadPostures(_ context.Context, each func(Record) error) error {
@@ -42,7 +43,7 @@ func (s *memStore) LoadPosture(_ context.Context, dest string) (Record, bool, er
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r, ok := s.m[dest]
-	return r, ok, s.err
+	return r, ok, s.unread
 }
 
 func (s *memStore) SavePosture(ctx context.Context, r Record) error {
