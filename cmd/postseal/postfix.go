@@ -22,7 +22,7 @@ import (
 var postfixSettings = append([]string{
 	"policy-listen", "map-listen", "lmtp-listen", "lmtp-escrow-listen", "lmtp-tls-listen", "lmtp-decide-listen",
 	"fallback-listen", "reinject-plain", "reinject-secure", "reinject-forced", "notice-relay",
-	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver", "trusted-resolver", "dane", "tls-roots",
+	"notice-from", "secure-subject", "tls-floor", "own-domain", "max-message-size", "resolver", "trusted-resolver", "dane", "mta-sts", "tls-roots",
 }, storeSettings...)
 
 func postfixCommand() *cli.Command {
@@ -74,6 +74,7 @@ func postfixOptions(ctx context.Context, c *cli.Context, cfg *config, p *postfix
 		Floor:      ">=" + tlsVersionName(cfg.str("tls-floor")),
 		Triggers:   triggers,
 		DANE:       cfg.str("dane") != "off",
+		STS:        cfg.str("mta-sts") != "off",
 		NoticeFrom: from,
 		DryRun:     c.Bool("dry-run"),
 		Out:        c.App.Writer,

@@ -58,7 +58,7 @@ func (p *Instance) Check(ctx context.Context, o CheckOptions) ([]Finding, error)
 	for _, check := range []func(){
 		c.checkIntake, c.checkPickup, c.checkMaps, c.checkTransports, c.checkReinjection,
 		c.checkSettings, c.checkFilters, c.checkTriggers, c.checkRoads, c.checkDomains, c.checkNotice,
-		c.checkCopies, c.checkRules, c.checkDANE, c.checkAuthorities, c.checkOwnLevels,
+		c.checkCopies, c.checkRules, c.checkDANE, c.checkAuthorities, c.checkOwnLevels, c.checkYielding,
 	} {
 		check()
 	}

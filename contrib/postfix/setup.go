@@ -45,6 +45,7 @@ type Options struct {
 	Triggers   *policy.Triggers // nil for none
 	NoticeFrom string           // address that notices come from; "" adds no bounce address
 	DANE       bool             // Postfix is to look TLSA records up
+	STS        bool             // Postseal verifies by MTA-STS policies
 
 	DryRun bool      // show, and change nothing
 	Out    io.Writer // what is changed is shown here; nil for nowhere
@@ -68,6 +69,7 @@ func DefaultOptions() Options {
 		Notice:   "127.0.0.1:8653",
 		Floor:    ">=TLSv1.2",
 		DANE:     true,
+		STS:      true,
 	}
 }
 
@@ -133,6 +135,15 @@ func (p *Instance) Setup(ctx context.Context, o Options) error {
 	changed := pl.show(o.out())
 	for _, n := range pl.notes {
 		fmt.Fprintf(o.out(), "note: %s\n", n)
+	}
+	if o.DANE || o.STS {
+		entries, err := p.YieldingTLS(ctx)
+		if err != nil {
+			return err
+		}
+		if len(entries) > 0 {
+			fmt.Fprintf(o.out(), "note: smtp_tls_policy_maps has %s. %s. If an entry is for a partner whose TLS is broken: %s\n", few(entries), yields, overriding(entries[0]))
+		}
 	}
 	if o.DryRun {
 		return nil
