@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,17 +22,26 @@ import (
 
 // fakeAudit keeps checkpoints in memory.
 type fakeAudit struct {
+	mu     sync.Mutex
 	list   []audit.Checkpoint
 	pruned []time.Time
 	err    error
 }
 
-func (f *fakeAudit) Audit(context.Context, ...audit.Entry) error { return f.err }
+func (f *fakeAudit) Audit(context.Context, ...audit.Entry) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
 func (f *fakeAudit) AuditCheckpoints(context.Context) ([]audit.Checkpoint, error) {
-	return f.list, f.err
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.list), f.err
 }
 
 func (f *fakeAudit) AuditCheckpoint(_ context.Context, kind string, key ed25519.PrivateKey) (audit.Checkpoint, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	c := audit.Checkpoint{Kind: kind, At: time.Now(), Seq: int64(len(f.list) + 1)}
 	c.Sign(key)
 	f.list = append(f.list, c)
@@ -38,8 +49,41 @@ func (f *fakeAudit) AuditCheckpoint(_ context.Context, kind string, key ed25519.
 }
 
 func (f *fakeAudit) PruneAudit(_ context.Context, before time.Time, _ ed25519.PrivateKey) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.pruned = append(f.pruned, before)
 	return 0, f.err
+}
+
+// seen returns how many checkpoints there are, and what was pruned.
+func (f *fakeAudit) seen() (n int, pruned []time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.list), slices.Clone(f.pruned)
+}
+
+func (f *fakeAudit) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// loggedText is a log that is read while it is written.
+type loggedText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *loggedText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *loggedText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // TestACheckpointADay lets five days pass, one of them with a database that is locked
@@ -47,7 +91,7 @@ func (f *fakeAudit) PruneAudit(_ context.Context, before time.Time, _ ed25519.Pr
 func TestACheckpointADay(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		var log bytes.Buffer
+		var log loggedText
 		f := &fakeAudit{}
 		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 		file := filepath.Join(dir, "sub", "checkpoints.jsonl")
@@ -74,41 +118,42 @@ func TestACheckpointADay(t *testing.T) {
 		}
 		pass := func(d time.Duration) { time.Sleep(d); synctest.Wait() }
 		pass(time.Second)
-		if len(f.list) != 1 || len(in()) != 0 || !strings.Contains(log.String(), "audit-checkpoint-file") {
-			t.Fatalf("at the start: %d, in the file %d\n%s", len(f.list), len(in()), log.String())
+		if n, _ := f.seen(); n != 1 || len(in()) != 0 || !strings.Contains(log.String(), "audit-checkpoint-file") {
+			t.Fatalf("at the start: %d, in the file %d\n%s", n, len(in()), log.String())
 		}
 		if err := os.Mkdir(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		pass(2 * auditRetry)
-		if len(f.list) != 1 || len(in()) != 1 {
-			t.Fatalf("the file is there: %d, in the file %d", len(f.list), len(in()))
+		if n, _ := f.seen(); n != 1 || len(in()) != 1 {
+			t.Fatalf("the file is there: %d, in the file %d", n, len(in()))
 		}
 		pass(untilTomorrow(time.Now()) + time.Second)
-		if len(f.list) != 2 || len(in()) != 2 {
-			t.Fatalf("a day later: %d, in the file %d", len(f.list), len(in()))
+		if n, _ := f.seen(); n != 2 || len(in()) != 2 {
+			t.Fatalf("a day later: %d, in the file %d", n, len(in()))
 		}
-		f.err = errors.New("locked")
+		f.fail(errors.New("locked"))
 		pass(24*time.Hour + 59*time.Minute)
-		f.err = nil
+		f.fail(nil)
 		pass(2 * auditRetry)
 		if n := len(in()); n != 3 {
 			t.Fatalf("after a lock: in the file %d", n)
 		}
 		pass(48 * time.Hour)
 		got := in()
-		if len(got) != 5 || len(f.pruned) < 5 {
-			t.Errorf("after %s: %d in the file, pruned %d times", time.Since(begin), len(got), len(f.pruned))
+		_, pruned := f.seen()
+		if len(got) != 5 || len(pruned) < 5 {
+			t.Errorf("after %s: %d in the file, pruned %d times", time.Since(begin), len(got), len(pruned))
 		}
 		for i, c := range got {
 			if !c.Valid(key.Public().(ed25519.PublicKey)) || c.Kind != audit.Daily || i > 0 && c.At.Sub(got[i-1].At) > 26*time.Hour {
 				t.Errorf("%d: %+v", i, c)
 			}
 		}
-		if before := f.pruned[len(f.pruned)-1]; time.Since(before) < 2192*24*time.Hour {
+		if before := pruned[len(pruned)-1]; time.Since(before) < 2192*24*time.Hour {
 			t.Errorf("pruned before %s", before)
 		}
-		logged, err := audit.ReadCheckpoints(&log)
+		logged, err := audit.ReadCheckpoints(strings.NewReader(log.String()))
 		if err != nil || len(logged) != 5 {
 			t.Errorf("%d in the log, %v", len(logged), err)
 		}
