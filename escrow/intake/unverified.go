@@ -22,9 +22,12 @@ type unverified struct {
 
 // unverifiable reports that a destination answers, but TLS as it and the rule demand
 // it can't be had, for longer than the grace period: an MTA-STS policy that is announced
-// and can't be fetched, or one that contradicts the rule. That counts as broken TLS
-// (RFC 8461 would let such mail go without the policy; we seal it instead). What DNS does
-// not answer, or answers bogus, never does: the notice could not arrive either.
+// and can't be fetched, one whose TXT record at _mta-sts.DOMAIN can't be looked up (SERVFAIL,
+// bogus, no answer), so that nobody knows whether there is one, or one that contradicts the
+// rule. That counts as broken TLS (RFC 8461 would let such mail go without the policy; we
+// seal it instead). The mail hosts were found and one answers, so the notice can arrive.
+// Where the lookups of MX, addresses or TLSA records fail or are bogus it never does: the
+// notice could not arrive either.
 func (f *Fallback) unverifiable(ctx context.Context, dest string, demand policy.TLSParams, p *policy.Posture) bool {
 	hopeless := p.State == policy.Unknown && policy.ProofTLS(dest, demand, p.Published).Hopeless
 	if f.unverified.note(dest, hopeless, f.cfg.Now()) < f.cfg.Grace || !hopeless {

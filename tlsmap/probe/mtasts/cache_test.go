@@ -908,3 +908,21 @@ type faulty struct{}
 
 func (faulty) Record(context.Context, string) (string, time.Duration, error) { panic("a bug") }
 func (faulty) Policy(context.Context, string) (*Policy, []byte, error)       { panic("a bug") }
+
+// TestARecordThatFailsCanBeSealed: where the TXT record can't be looked up and the mail hosts
+// can, required mail waits, and may be sealed after the grace period: the notice can
+// arrive. Where the MX lookup fails too it may not.
+func TestARecordThatFailsCanBeSealed(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bed) {
+		b.source.dns = errors.New("SERVFAIL")
+		r := b.want(a, policy.STSFailed)
+		p := policy.Published{DANE: policy.DANENone, STS: r.State}
+		if proof := policy.ProofTLS(a, policy.TLSParams{}, p); proof.Wait == "" || !proof.Hopeless {
+			t.Errorf("only the TXT record fails: %+v", proof)
+		}
+		p.DANE = policy.DANEUnknown
+		if proof := policy.ProofTLS(a, policy.TLSParams{}, p); proof.Wait == "" || proof.Hopeless {
+			t.Errorf("the MX lookup fails too: %+v", proof)
+		}
+	})
+}
