@@ -75,6 +75,14 @@ func (db *DB) SavePolicy(ctx context.Context, r mtasts.Record) error {
 	})
 }
 
+// CountPolicies returns of how many domains there is an MTA-STS policy.
+func (db *DB) CountPolicies(ctx context.Context) (n int, err error) {
+	if err := db.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM mta_sts`).Scan(&n); err != nil {
+		return 0, fmt.Errorf("count MTA-STS policies: %w", db.explain(err))
+	}
+	return n, nil
+}
+
 // NotePolicy notes since when refreshes of a domain's policy fail, and why.
 func (db *DB) NotePolicy(ctx context.Context, domain string, failed time.Time, reason string) error {
 	return db.write(ctx, func(tx *dbsql.Tx) error {

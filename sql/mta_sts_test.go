@@ -59,6 +59,9 @@ func TestMTASTSPolicies(t *testing.T) {
 	if err := db.LoadPolicies(ctx, func(mtasts.Record) error { return stop }); err != stop {
 		t.Errorf("error of the callback became %v", err)
 	}
+	if n, err := db.CountPolicies(ctx); n != 2 || err != nil {
+		t.Errorf("%d policies, %v", n, err)
+	}
 	if err := db.DeletePolicies(ctx, at(4)); err != nil {
 		t.Fatal(err)
 	}

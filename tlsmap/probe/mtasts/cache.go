@@ -45,6 +45,7 @@ type Options struct {
 
 	MaxEntries    int // domains remembered, those without a policy too; default 200,000
 	MaxBytes      int // of mx patterns in memory; default 64 MiB
+	MaxKept       int // policies in the store, from where on those that demand nothing are not added; default 200,000
 	MaxBackground int // refreshes at a time ahead of expiry; default 16
 
 	// Fresh has Policy fetch a kept policy anew before it answers, once: for a person
@@ -61,6 +62,8 @@ type Cache struct {
 	o       Options
 	metrics *metrics
 	warned  limiter
+	full    limiter // of the store
+	rows    rows
 
 	base    context.Context // of every flight
 	stop    context.CancelFunc
@@ -128,6 +131,7 @@ type flight struct {
 func NewCache(o Options) (*Cache, error) {
 	o.MaxEntries = cmp.Or(o.MaxEntries, 200_000)
 	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)
+	o.MaxKept = cmp.Or(o.MaxKept, 200_000)
 	o.MaxBackground = cmp.Or(o.MaxBackground, 16)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

@@ -147,6 +147,12 @@ func (s *fakeStore) NotePolicy(_ context.Context, domain string, failed time.Tim
 	return s.err
 }
 
+func (s *fakeStore) CountPolicies(context.Context) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.rows), s.err
+}
+
 func (s *fakeStore) DeletePolicies(_ context.Context, before time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -925,4 +931,54 @@ func TestARecordThatFailsCanBeSealed(t *testing.T) {
 			t.Errorf("the MX lookup fails too: %+v", proof)
 		}
 	})
+}
+
+// TestTheStoreIsBounded: a store that is full takes no new policies that demand nothing; what
+// is to be enforced and what is kept already it takes always, and it drops nothing.
+func TestTheStoreIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bed) {
+		publish := func(domain string, mode Mode, id string) {
+			t.Helper()
+			patterns := []string{"mx." + domain}
+			if mode == None {
+				patterns = nil
+			}
+			b.source.set(domain, id, text(mode, week, patterns...))
+			b.want(domain, states[mode], patterns...)
+		}
+		for i := range 5 {
+			publish(fmt.Sprintf("d%d.example", i), Enforce, "1")
+		}
+		publish("testing.example", Testing, "1")
+		publish("none.example", None, "1")
+		for _, d := range []string{"testing.example", "none.example"} {
+			if _, ok := b.store.row(d); ok {
+				t.Errorf("%s is kept", d)
+			}
+		}
+		publish("enforce.example", Enforce, "1")
+		for _, d := range []string{"d0.example", "d1.example", "d2.example", "d3.example", "d4.example", "enforce.example"} {
+			if _, ok := b.store.row(d); !ok {
+				t.Errorf("%s is not kept", d)
+			}
+		}
+		if s := b.log.String(); !strings.Contains(s, "very many MTA-STS policies") || !strings.Contains(s, "most=5") {
+			t.Errorf("log: %s", s)
+		}
+		b.source.set("d0.example", "2", text(None, week))
+		time.Sleep(2 * time.Hour)
+		b.Policy(t.Context(), "d0.example")
+		synctest.Wait()
+		b.want("d0.example", policy.STSNone)
+		if r, _ := b.store.row("d0.example"); r.ID != "2" {
+			t.Errorf("what is kept was not replaced: %+v", r)
+		}
+		// Room again: known without a restart.
+		b.store.DeletePolicies(t.Context(), time.Now().Add(week*time.Second))
+		time.Sleep(recount)
+		publish("later.example", Testing, "1")
+		if _, ok := b.store.row("later.example"); !ok {
+			t.Error("not kept where there is room again")
+		}
+	}, func(o *Options) { o.MaxKept = 5 })
 }

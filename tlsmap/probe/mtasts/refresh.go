@@ -236,7 +236,7 @@ func (c *Cache) fetched(ctx context.Context, e *entry, id string, ttl time.Durat
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTime)
 	defer cancel()
-	if err := c.o.Store.SavePolicy(ctx, Record{Domain: e.domain, ID: id, Text: text, Fetched: k.fetched, Expires: k.expires}); err != nil {
+	if err := c.save(ctx, Record{Domain: e.domain, ID: id, Text: text, Fetched: k.fetched, Expires: k.expires}, p.Mode); err != nil {
 		c.o.Log.Warn("MTA-STS policy not saved", "domain", e.domain, "error", err)
 	}
 }

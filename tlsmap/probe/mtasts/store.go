@@ -26,6 +26,8 @@ type Store interface {
 	LoadPolicy(ctx context.Context, domain string) (r Record, ok bool, err error)
 	// SavePolicy puts r in the place of the policy of its domain.
 	SavePolicy(ctx context.Context, r Record) error
+	// CountPolicies returns how many there are.
+	CountPolicies(ctx context.Context) (int, error)
 	// NotePolicy notes Failed and Error of a domain's policy.
 	NotePolicy(ctx context.Context, domain string, failed time.Time, reason string) error
 	// DeletePolicies forgets what expired before that time.
