@@ -165,7 +165,7 @@ func composed(list []mailbox) []compose.Address {
 
 // replyFile reads a file of a reply.
 func (v *Vault) replyFile(ctx context.Context, r *reply, f ReplyFile) (io.ReadCloser, error) {
-	chunks := &chunkReader{chunk: func(n int) ([]byte, error) { return v.store.ReplyChunk(ctx, r.ID, f.N, n) }}
+	chunks := &chunkReader{chunk: func(n int, buf []byte) ([]byte, error) { return v.store.ReplyChunk(ctx, r.ID, f.N, n, buf) }}
 	plain, err := r.key.Decrypt(chunks, replyName(r.ID), partFile(f.N))
 	if err != nil {
 		return nil, err

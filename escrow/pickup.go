@@ -87,20 +87,22 @@ func (v *Vault) unwrap(ctx context.Context, p *Pickup, hashed []byte) (*seal.Key
 
 // chunks returns a reader of an item's ciphertext.
 func (v *Vault) chunks(ctx context.Context, item string) *chunkReader {
-	return &chunkReader{chunk: func(n int) ([]byte, error) { return v.store.Chunk(ctx, item, n) }}
+	return &chunkReader{chunk: func(n int, buf []byte) ([]byte, error) { return v.store.Chunk(ctx, item, n, buf) }}
 }
 
 // chunkReader reads ciphertext, a chunk at a time.
 type chunkReader struct {
-	chunk func(n int) ([]byte, error) // nil after the last
+	chunk func(n int, buf []byte) ([]byte, error) // nil after the last
 	next  int
+	buf   []byte // of the chunk, for the next one: a message makes little garbage
 	rest  []byte
 	err   error
 }
 
 func (c *chunkReader) Read(p []byte) (int, error) {
 	if len(c.rest) == 0 && c.err == nil {
-		c.rest, c.err = c.chunk(c.next)
+		c.rest, c.err = c.chunk(c.next, c.buf[:0])
+		c.buf = c.rest
 		c.next++
 		if c.err == nil && len(c.rest) == 0 {
 			c.err = io.EOF

@@ -100,7 +100,7 @@ type RecoverySource interface {
 	// RecoveryWraps returns an item's wraps, and the length of its message in bytes;
 	// ErrUnknown if there is no such item. An item that is over has no wraps.
 	RecoveryWraps(ctx context.Context, item string) (wraps []RecoveryWrap, size int64, err error)
-	Chunk(ctx context.Context, item string, n int) ([]byte, error)
+	Chunk(ctx context.Context, item string, n int, buf []byte) ([]byte, error)
 }
 
 // Errors of OpenRecovery.
@@ -133,7 +133,7 @@ func OpenRecovery(ctx context.Context, from RecoverySource, private *seal.Recove
 		if err != nil {
 			return nil, fmt.Errorf("the wrap for recovery key %s is damaged: %w", id, err)
 		}
-		plain, err := key.Decrypt(&chunkReader{chunk: func(n int) ([]byte, error) { return from.Chunk(ctx, item, n) }}, item, partRaw)
+		plain, err := key.Decrypt(&chunkReader{chunk: func(n int, buf []byte) ([]byte, error) { return from.Chunk(ctx, item, n, buf) }}, item, partRaw)
 		if err != nil {
 			return nil, err
 		}

@@ -93,7 +93,7 @@ type ReplyStore interface {
 	DeleteReply(ctx context.Context, id string, version int64) error
 	// ReplyChunk returns the nth chunk of a file's ciphertext, from 0; nil after
 	// the last.
-	ReplyChunk(ctx context.Context, reply string, file, n int) ([]byte, error)
+	ReplyChunk(ctx context.Context, reply string, file, n int, buf []byte) ([]byte, error)
 	// DueReplies returns queued replies whose time has come, the oldest first,
 	// and when the next of the others is due, zero if there are none.
 	DueReplies(ctx context.Context, now time.Time, limit int) (replies []StoredReply, next time.Time, err error)

@@ -38,9 +38,9 @@ type Store interface {
 	Wrap(ctx context.Context, pickup string) ([]byte, error)
 	// RecoverWrap returns an item's own wrap, ErrUnknown if it has none.
 	RecoverWrap(ctx context.Context, item string) ([]byte, error)
-	// Chunk returns the nth chunk of an item's ciphertext, from 0; nil after
-	// the last.
-	Chunk(ctx context.Context, item string, n int) ([]byte, error)
+	// Chunk returns the nth chunk of an item's ciphertext, from 0, in the memory of
+	// buf where it has room; nil after the last.
+	Chunk(ctx context.Context, item string, n int, buf []byte) ([]byte, error)
 	// MarkRead turns a held pickup into a read one, and queues mails. first is
 	// false if it was not held: then nothing is done.
 	MarkRead(ctx context.Context, pickup, how string, now time.Time, mails []NewMail) (first bool, err error)

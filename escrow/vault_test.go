@@ -665,7 +665,7 @@ func TestRetractDeletesKeysAndChunks(t *testing.T) {
 	if _, err := b.Open(ctx, p, s); err == nil {
 		t.Error("a retracted message was opened with an old session")
 	}
-	if c, err := b.db.Chunk(ctx, item, 0); err != nil || c != nil {
+	if c, err := b.db.Chunk(ctx, item, 0, nil); err != nil || c != nil {
 		t.Errorf("%d bytes of ciphertext are left, %v", len(c), err)
 	}
 	if err := b.Resend(ctx, ids[0], "b@old.example"); !errors.Is(err, escrow.ErrNotRecoverable) {

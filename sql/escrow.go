@@ -189,14 +189,27 @@ func (db *DB) blob(ctx context.Context, query, id string) ([]byte, error) {
 	return b, db.explain(err)
 }
 
-// Chunk returns the nth chunk of an item's ciphertext, nil after the last.
-func (db *DB) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
-	var b []byte
-	err := db.r.QueryRowContext(ctx, `SELECT data FROM escrow_chunk WHERE item_id = ? AND n = ?`, item, n).Scan(&b)
-	if errors.Is(err, dbsql.ErrNoRows) {
-		return nil, nil
+// Chunk returns the nth chunk of an item's ciphertext, in the memory of buf where it has
+// room; nil after the last.
+func (db *DB) Chunk(ctx context.Context, item string, n int, buf []byte) ([]byte, error) {
+	return db.chunk(ctx, buf, `SELECT data FROM escrow_chunk WHERE item_id = ? AND n = ?`, item, n)
+}
+
+func (db *DB) chunk(ctx context.Context, buf []byte, query string, args ...any) ([]byte, error) {
+	rows, err := db.r.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, db.explain(err)
 	}
-	return b, db.explain(err)
+	defer rows.Close()
+	if !rows.Next() {
+		return nil, db.explain(rows.Err())
+	}
+	var b dbsql.RawBytes // the driver's, until Close
+	if err := rows.Scan(&b); err != nil {
+		return nil, db.explain(err)
+	}
+	buf = append(buf[:0], b...)
+	return buf, db.explain(rows.Close())
 }
 
 // MarkRead turns a held pickup into a read one.

@@ -133,14 +133,9 @@ func (db *DB) DeleteReply(ctx context.Context, id string, version int64) error {
 	})
 }
 
-// ReplyChunk returns the nth chunk of a file's ciphertext, nil after the last.
-func (db *DB) ReplyChunk(ctx context.Context, reply string, file, n int) ([]byte, error) {
-	var b []byte
-	err := db.r.QueryRowContext(ctx, `SELECT data FROM escrow_reply_chunk WHERE reply_id = ? AND file = ? AND n = ?`, reply, file, n).Scan(&b)
-	if errors.Is(err, dbsql.ErrNoRows) {
-		return nil, nil
-	}
-	return b, db.explain(err)
+// ReplyChunk returns the nth chunk of a file's ciphertext, as [DB.Chunk] does.
+func (db *DB) ReplyChunk(ctx context.Context, reply string, file, n int, buf []byte) ([]byte, error) {
+	return db.chunk(ctx, buf, `SELECT data FROM escrow_reply_chunk WHERE reply_id = ? AND file = ? AND n = ?`, reply, file, n)
 }
 
 // DueReplies returns queued replies whose time has come, the oldest first.

@@ -144,9 +144,9 @@ func (b *BackupFile) RecoveryWraps(ctx context.Context, item string) (wraps []es
 	return wraps, size, err
 }
 
-// Chunk returns a chunk of an item's ciphertext.
-func (b *BackupFile) Chunk(ctx context.Context, item string, n int) ([]byte, error) {
-	return b.db.Chunk(ctx, item, n)
+// Chunk returns a chunk of an item's ciphertext, as [DB.Chunk] does.
+func (b *BackupFile) Chunk(ctx context.Context, item string, n int, buf []byte) ([]byte, error) {
+	return b.db.Chunk(ctx, item, n, buf)
 }
 
 // ReadOnlyError reports a database that can't be written.

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -28,9 +29,11 @@ var files embed.FS
 // helps: it is templates/NAME.js, and stands where its template says {{script
 // "NAME"}}.
 type pages struct {
-	templates map[string]map[string]*template.Template // by language and name
-	style     string                                   // its source in a policy
-	scripted  map[string]string                        // sources of scripts, by page
+	parse     func(language, name string) (*template.Template, error)
+	mu        sync.Mutex
+	templates map[[2]string]*template.Template // by language and name, those that were used
+	style     string                           // its source in a policy
+	scripted  map[string]string                // sources of scripts, by page
 	icon      []byte
 	host      string
 	support   string
@@ -74,7 +77,7 @@ func newPages(host, support string, brands *brand.Set, now func() time.Time) (*p
 	if err != nil {
 		return nil, fmt.Errorf("portal pages: %w", err)
 	}
-	p := &pages{templates: map[string]map[string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support, brands: brands, now: now}
+	p := &pages{templates: map[[2]string]*template.Template{}, scripted: map[string]string{}, icon: icon, host: host, support: support, brands: brands, now: now}
 	p.style = source(style)
 	scripts := map[string]template.HTML{}
 	for _, name := range pageNames {
@@ -94,29 +97,36 @@ func newPages(host, support string, brands *brand.Set, now func() time.Time) (*p
 	}
 	styleElement := template.HTML("<style>" + style + "</style>")
 	iconURL := template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(icon))
-	for _, l := range words.Languages() {
-		w := words.For(l.Tag)
-		layout, err := template.New("layout.html").Funcs(functions(w, now)).Funcs(template.FuncMap{
+	p.parse = func(language, name string) (*template.Template, error) {
+		return template.New("layout.html").Funcs(functions(words.For(language), now)).Funcs(template.FuncMap{
 			"style":  func() template.HTML { return styleElement },
 			"icon":   func() template.URL { return iconURL },
 			"script": func(name string) template.HTML { return scripts[name] },
-		}).ParseFS(files, "templates/layout.html", "templates/access.html")
-		if err != nil {
-			return nil, fmt.Errorf("portal pages: %w", err)
-		}
-		p.templates[l.Tag] = map[string]*template.Template{}
-		for _, name := range pageNames {
-			t, err := layout.Clone()
-			if err == nil {
-				t, err = t.ParseFS(files, "templates/"+name+".html")
-			}
-			if err != nil {
-				return nil, fmt.Errorf("portal pages: %w", err)
-			}
-			p.templates[l.Tag][name] = t
+		}).ParseFS(files, "templates/layout.html", "templates/access.html", "templates/"+name+".html")
+	}
+	for _, name := range pageNames { // what can't be parsed is told now; all languages have the same functions
+		if _, err := p.template(words.Languages()[0].Tag, name); err != nil {
+			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// template returns the template of a page, which is made when it is first asked for:
+// all pages in all languages take some ten megabytes.
+func (p *pages) template(language, name string) (*template.Template, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := [2]string{language, name}
+	if t := p.templates[key]; t != nil {
+		return t, nil
+	}
+	t, err := p.parse(language, name)
+	if err != nil {
+		return nil, fmt.Errorf("portal pages: %w", err)
+	}
+	p.templates[key] = t
+	return t, nil
 }
 
 // source names an inline style or script in a policy, by its hash.
@@ -181,8 +191,12 @@ func (p *pages) render(r *http.Request, name string, view any) ([]byte, error) {
 	}
 	own := p.brands.For(q.sender)
 	q.policy = p.policy(name, own)
+	t, err := p.template(w.Tag, name)
+	if err != nil {
+		return nil, err
+	}
 	var b bytes.Buffer
-	if err := p.templates[w.Tag][name].Execute(&b, page{w, name, p.host, p.support, viewBrand(own, w.Tag), languageLinks(r, name, w), view}); err != nil {
+	if err := t.Execute(&b, page{w, name, p.host, p.support, viewBrand(own, w.Tag), languageLinks(r, name, w), view}); err != nil {
 		return nil, fmt.Errorf("page %s: %w", name, err)
 	}
 	return b.Bytes(), nil

@@ -564,8 +564,12 @@ func sendJSON(w http.ResponseWriter, status int, v any) error {
 
 // fragment renders a part of a page.
 func (p *pages) fragment(r *http.Request, name, part string, view any) (template.HTML, error) {
+	t, err := p.template(wordsOf(r).Tag, name)
+	if err != nil {
+		return "", err
+	}
 	var b bytes.Buffer
-	if err := p.templates[wordsOf(r).Tag][name].ExecuteTemplate(&b, part, view); err != nil {
+	if err := t.ExecuteTemplate(&b, part, view); err != nil {
 		return "", fmt.Errorf("page %s: %w", name, err)
 	}
 	return template.HTML(b.String()), nil
