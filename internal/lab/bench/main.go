@@ -11,7 +11,8 @@
 //
 // The way of a run: [prepare] fills a database, [startPostseal] runs the program on it and
 // [startEcho] the baseline (this program again, as a child, so that the processor time of
-// a server is known); warm.go, cold.go, bulk.go and memory.go are the measurements. It
+// a server is known); warm.go, cold.go, bulk.go, memory.go, sealing.go and
+// large.go are the measurements. It
 // never fails because something is slow.
 package main
 
@@ -51,7 +52,7 @@ func main() {
 	flag.IntVar(&s.bulk, "bulk", 10_000, "domains of postseal check --file")
 	flag.IntVar(&s.rounds, "rounds", 7, "rounds of each warm rate")
 	flag.DurationVar(&s.each, "time", 400*time.Millisecond, "of one measurement in a round")
-	flag.StringVar(&only, "only", ".", "measure what matches: start, map, policy, cold, silent, memory, stall, check")
+	flag.StringVar(&only, "only", ".", "measure what matches: start, map, policy, cold, silent, memory, stall, check, seal, large")
 	flag.Parse()
 	s.only = regexp.MustCompile(only)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -81,7 +82,7 @@ func run(ctx context.Context, s *settings) error {
 			return fmt.Errorf("check: %w", err)
 		}
 	}
-	if !s.wants("start", "map", "policy", "cold", "silent") {
+	if !s.wants("start", "map", "policy", "cold", "silent", "seal", "large") {
 		return nil
 	}
 	dir, err := os.MkdirTemp("", "postseal-bench-")
@@ -89,6 +90,19 @@ func run(ctx context.Context, s *settings) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	if s.wants("seal") {
+		if err := sealing(ctx, s, dir); err != nil {
+			return fmt.Errorf("seal: %w", err)
+		}
+	}
+	if s.wants("large") {
+		if err := large(ctx, s, dir); err != nil {
+			return fmt.Errorf("large: %w", err)
+		}
+	}
+	if !s.wants("start", "map", "policy", "cold", "silent") {
+		return nil
+	}
 	names, err := fakedns.Start("127.0.0.1:0")
 	if err != nil {
 		return err

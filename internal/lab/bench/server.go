@@ -23,6 +23,7 @@ type server struct {
 	log    *os.File
 	maps   string // address of the socketmap server
 	policy string
+	escrow string        // LMTP, requirement escrow
 	ready  time.Duration // from its start to its first answer
 
 	started time.Duration // processor time up to that
@@ -91,7 +92,7 @@ func echo(args []string) {
 }
 
 // startPostseal runs the program on the database in dir, and waits until it is ready.
-func startPostseal(ctx context.Context, s *settings, dir, resolver string) (*server, error) {
+func startPostseal(ctx context.Context, s *settings, dir, resolver string, more ...string) (*server, error) {
 	env := append(os.Environ(), "POSTSEAL_DB=sqlite:"+filepath.Join(dir, "postseal.db"), "POSTSEAL_KEY_FILE="+filepath.Join(dir, "postseal.key"))
 	if _, err := os.Stat(filepath.Join(dir, "postseal.key")); err != nil {
 		key := exec.Command(s.binary, "key", "new")
@@ -108,7 +109,8 @@ func startPostseal(ctx context.Context, s *settings, dir, resolver string) (*ser
 	for i, name := range []string{"map", "policy", "admin", "lmtp", "lmtp-escrow", "lmtp-tls", "lmtp-decide", "fallback", "portal"} {
 		args = append(args, "--"+name+"-listen", ports[i])
 	}
-	p := &server{cmd: exec.CommandContext(ctx, s.binary, args...), maps: ports[0], policy: ports[1]}
+	args = append(append(args, "--portal-url", "http://"+strings.Replace(ports[8], "127.0.0.1", "localhost", 1)), more...)
+	p := &server{cmd: exec.CommandContext(ctx, s.binary, args...), maps: ports[0], policy: ports[1], escrow: ports[4]}
 	if p.log, err = os.Create(filepath.Join(dir, "postseal.log")); err != nil {
 		return nil, err
 	}
