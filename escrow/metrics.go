@@ -35,6 +35,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}
 	if r != nil {
 		r.MustRegister(m.held, m.quotas, m.refusals)
+		for _, of := range []string{"total", "domain"} {
+			m.refusals.WithLabelValues(of) // there from the start
+		}
 	}
 	return m
 }

@@ -224,6 +224,9 @@ func TestMetricsAreThere(t *testing.T) {
 				continue // labels with a comma
 			}
 			listed++
+			if name == "postseal_escrow_quota_used_ratio" {
+				continue // there only while a quota is nearly used up, which TestQuotas sees
+			}
 			if !strings.Contains(metrics, "\n# TYPE "+name+" ") {
 				t.Errorf("docs/operate.md lists %s, which /metrics does not have", name)
 			}
