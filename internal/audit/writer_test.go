@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,6 +28,7 @@ func logLine(t *testing.T, asJSON bool, c Checkpoint) string {
 
 // store is a database that may be locked.
 type store struct {
+	mu    sync.Mutex
 	err   error
 	puts  int
 	kept  []Entry
@@ -34,12 +37,27 @@ type store struct {
 
 func (s *store) put(ctx context.Context, list ...Entry) error {
 	time.Sleep(s.delay)
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.err != nil {
 		return s.err
 	}
 	s.puts++
 	s.kept = append(s.kept, list...)
 	return nil
+}
+
+// seen returns what was kept, by how many writes.
+func (s *store) seen() ([]Entry, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.kept), s.puts
+}
+
+func (s *store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
 }
 
 func TestWriterGroupsAndKeepsTheOrder(t *testing.T) {
@@ -57,10 +75,11 @@ func TestWriterGroupsAndKeepsTheOrder(t *testing.T) {
 		begin := time.Now()
 		time.Sleep(writeDelay)
 		synctest.Wait()
-		if len(s.kept) != 2500 || s.puts != 3 || time.Since(begin) > time.Second {
-			t.Errorf("%d kept by %d writes after %s", len(s.kept), s.puts, time.Since(begin))
+		kept, puts := s.seen()
+		if len(kept) != 2500 || puts != 3 || time.Since(begin) > time.Second {
+			t.Errorf("%d kept by %d writes after %s", len(kept), puts, time.Since(begin))
 		}
-		for i, e := range s.kept {
+		for i, e := range kept {
 			if e.Item != strconv.Itoa(i) || e.At.IsZero() {
 				t.Fatalf("entry %d is %+v", i, e)
 			}
@@ -69,8 +88,9 @@ func TestWriterGroupsAndKeepsTheOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		stop() // at the end nothing waits
-		if err := <-done; err != nil || len(s.kept) != 2501 {
-			t.Errorf("%v, %d kept", err, len(s.kept))
+		err := <-done
+		if kept, _ := s.seen(); err != nil || len(kept) != 2501 {
+			t.Errorf("%v, %d kept", err, len(kept))
 		}
 	})
 }
@@ -109,11 +129,11 @@ func TestWriterFailsWhereNothingIsWritten(t *testing.T) {
 				t.Errorf("%s", f)
 			}
 		}
-		s.err = nil
+		s.fail(nil)
 		time.Sleep(2 * writeAgain)
 		synctest.Wait()
-		if len(s.kept) != taken {
-			t.Errorf("%d of %d are kept", len(s.kept), taken)
+		if kept, _ := s.seen(); len(kept) != taken {
+			t.Errorf("%d of %d are kept", len(kept), taken)
 		}
 		if err := w.Add(Entry{Kind: Decision}); err != nil {
 			t.Errorf("after the trouble: %v", err)

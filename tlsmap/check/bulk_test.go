@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -18,18 +19,33 @@ import (
 type kept struct {
 	asked   []string
 	flushed int
+	mu      sync.Mutex
 	after   func(n int) error // called at each row
 }
 
 func (k *kept) Write(r *Row) error {
+	k.mu.Lock()
 	k.asked = append(k.asked, r.Asked)
+	k.mu.Unlock()
 	if k.after != nil {
 		return k.after(len(k.asked))
 	}
 	return nil
 }
 
-func (k *kept) Flush() error { k.flushed = len(k.asked); return nil }
+func (k *kept) Flush() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.flushed = len(k.asked)
+	return nil
+}
+
+// done returns how many rows were flushed, while more are written.
+func (k *kept) done() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.flushed
+}
 
 // numbered is a list of n domains that is never whole in memory.
 func numbered(n int) io.Reader {
@@ -100,13 +116,13 @@ func TestBulkGoesOnByOne(t *testing.T) {
 		go b.Run(t.Context(), NewLines(numbered(10)), out)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if out.flushed != 5 || b.Looked() != 9 {
-			t.Errorf("%d rows flushed, %d looked at; want 5 and 9", out.flushed, b.Looked())
+		if out.done() != 5 || b.Looked() != 9 {
+			t.Errorf("%d rows flushed, %d looked at; want 5 and 9", out.done(), b.Looked())
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if out.flushed != 10 {
-			t.Errorf("%d rows flushed at the end", out.flushed)
+		if out.done() != 10 {
+			t.Errorf("%d rows flushed at the end", out.done())
 		}
 	})
 }

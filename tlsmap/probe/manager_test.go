@@ -840,25 +840,26 @@ func TestALossIsNeverInTheFuture(t *testing.T) {
 // the time comes that it showed.
 func TestTheClockIsSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ahead := 365 * 24 * time.Hour
+		var ahead, dane atomic.Int64
+		ahead.Store(int64(365 * 24 * time.Hour))
 		s := new(sky)
-		m := newManager(t, s, nil, ManagerOptions{Now: func() time.Time { return time.Now().Add(ahead) }})
-		var dane policy.DANE
+		m := newManager(t, s, nil, ManagerOptions{Now: func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }})
 		m.discover = func(_ context.Context, dest string) *Result {
-			return &Result{Dest: dest, Domain: dest, State: policy.Works, DANE: dane, STS: &STSResult{State: policy.STSNone}, TTL: 3600}
+			return &Result{Dest: dest, Domain: dest, State: policy.Works, DANE: policy.DANE(dane.Load()), STS: &STSResult{State: policy.STSNone}, TTL: 3600}
 		}
 		defer running(t, m)()
 		s.set("d.example", policy.Absent)
-		dane = policy.DANENone
+		dane.Store(int64(policy.DANENone))
 		m.Published(t.Context(), "d.example")
 		m.Posture("d.example", anyTLS)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute + time.Second) // when no timer of the Manager is due
+		synctest.Wait()
 		if p := m.Posture("d.example", anyTLS); p.State != policy.Absent {
 			t.Fatal(p)
 		}
-		ahead = 0
+		ahead.Store(0)
 		s.set("d.example", policy.Works)
-		dane = policy.DANEFull
+		dane.Store(int64(policy.DANEFull))
 		if p := m.Published(t.Context(), "d.example"); p.DANE != policy.DANEFull {
 			t.Errorf("published as of next year: %+v", p)
 		}

@@ -96,9 +96,11 @@ func (d *days) count(domain string, failed bool) {
 	d.counter.Add(Policy{Type: NoPolicy, Domain: domain}, f)
 }
 
-// until sleeps until a time of this month.
+// until sleeps until a second past an hour of this month, when no timer is due, and lets
+// all that was due come to its end.
 func until(day, hour int) {
-	time.Sleep(time.Until(time.Date(2000, 1, day, hour, 0, 0, 0, time.UTC)))
+	time.Sleep(time.Until(time.Date(2000, 1, day, hour, 0, 1, 0, time.UTC)))
+	synctest.Wait()
 }
 
 func TestDays(t *testing.T) {
@@ -123,7 +125,7 @@ func TestDays(t *testing.T) {
 				t.Errorf("reported at %s", at)
 			}
 		}
-		doc, err := ReadDocument(d.store.reports[0].JSON)
+		doc, err := ReadDocument(d.store.report(0).JSON)
 		if err != nil || doc.Total() != (Summary{1, 1}) || doc.Range.Start.Day() != 1 || doc.Range.End.Day() != 1 {
 			t.Errorf("report %+v, %v", doc, err)
 		}
@@ -206,13 +208,13 @@ func TestRetries(t *testing.T) {
 		if n := len(d.box.all()); n < 3 {
 			t.Errorf("%d tries", n)
 		}
-		r := d.store.reports[0]
+		r := d.store.report(0)
 		if r.Error != "451 ?[31mbusy" || r.Next.IsZero() {
 			t.Errorf("report %+v", r)
 		}
 		d.box.fail(nil)
 		until(2, 9)
-		r = d.store.reports[0]
+		r = d.store.report(0)
 		if r.Error != "" || !r.Next.IsZero() || r.Tries != len(d.box.all()) {
 			t.Errorf("report %+v", r)
 		}
@@ -220,7 +222,7 @@ func TestRetries(t *testing.T) {
 		d.box.fail(errors.New("550 no"))
 		d.count("b.example", true)
 		until(5, 0)
-		r = d.store.reports[1]
+		r = d.store.report(1)
 		if r.Error != "550 no" || !r.Next.IsZero() || r.Tries < 10 || r.Tries > 40 {
 			t.Errorf("given up: %+v", r)
 		}

@@ -113,6 +113,13 @@ func (m *memory) DueTLSReports(_ context.Context, now time.Time, limit int) (due
 	return due, err
 }
 
+// report returns the nth report as it is now.
+func (m *memory) report(n int) Report {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.reports[n]
+}
+
 func (m *memory) find(r Report) *Report {
 	for i := range m.reports {
 		if m.reports[i].ID == r.ID && m.reports[i].URI == r.URI {

@@ -173,7 +173,25 @@ type bed struct {
 	t      *testing.T
 	source *fakeSource
 	store  *fakeStore
-	log    *bytes.Buffer
+	log    *logged
+}
+
+// logged is a log that is read while it is written.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // inBubble runs f with a cache that knows nothing; Run does not run.
@@ -184,7 +202,7 @@ func inBubble(t *testing.T, f func(t *testing.T, b *bed), change ...func(*Option
 
 func newBed(t *testing.T, source *fakeSource, store *fakeStore, change ...func(*Options)) *bed {
 	t.Helper()
-	b := &bed{t: t, source: source, store: store, log: new(bytes.Buffer)}
+	b := &bed{t: t, source: source, store: store, log: new(logged)}
 	o := Options{Source: source, Store: store, Log: slog.New(slog.NewTextHandler(b.log, nil))}
 	for _, f := range change {
 		f(&o)
