@@ -22,7 +22,6 @@ import (
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
-	"github.com/postseal/postseal/sql"
 )
 
 func auditCommand() *cli.Command {
@@ -345,18 +344,7 @@ func checkpointAudit(c *cli.Context) error {
 	if err := wantArgs(c, 0, 0, "no argument"); err != nil {
 		return err
 	}
-	cfg, err := loadSettings(c, lookupEnv)
-	if err != nil {
-		return err
-	}
-	keys, err := escrow.LoadKeys(cfg.str("key-file")) // before the drop of rights
-	if err != nil {
-		return err
-	}
-	if err := sql.DropToOwner(cfg.dbPath()); err != nil {
-		return err
-	}
-	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
+	keys, db, err := openKeys(c)
 	if err != nil {
 		return err
 	}

@@ -54,15 +54,7 @@ func listKeys(c *cli.Context) error {
 	if err := wantArgs(c, 0, 0, "no argument"); err != nil {
 		return err
 	}
-	cfg, err := loadSettings(c, lookupEnv)
-	if err != nil {
-		return err
-	}
-	keys, err := escrow.LoadKeys(cfg.str("key-file")) // before the drop of rights: it may be root's
-	if err != nil {
-		return err
-	}
-	_, db, err := openStore(c)
+	keys, db, err := openKeys(c)
 	if err != nil {
 		return err
 	}

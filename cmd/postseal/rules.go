@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/words"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
@@ -85,6 +86,21 @@ func openStore(c *cli.Context) (*config, *sql.DB, error) {
 	}
 	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
 	return cfg, db, err
+}
+
+// openKeys opens the key file and the database. The file is read before the drop of
+// rights: it may be root's.
+func openKeys(c *cli.Context) (*escrow.Keys, *sql.DB, error) {
+	cfg, err := loadSettings(c, lookupEnv)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := escrow.LoadKeys(cfg.str("key-file"))
+	if err != nil {
+		return nil, nil, err
+	}
+	_, db, err := openStore(c)
+	return keys, db, err
 }
 
 // rulePattern reads the one argument or --login and returns the rule's scope
