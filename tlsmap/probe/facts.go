@@ -32,12 +32,7 @@ type facts struct {
 func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	dest = Key(dest)
 	now := m.o.Now()
-	e := m.mem.get(dest)
-	if e == nil {
-		e = m.add(dest, now)
-	} else {
-		e.touch(now)
-	}
+	e := m.asked(dest, now)
 	until := stamp(e.until.Load()) // before the facts: never longer than theirs
 	f := e.facts.Load()
 	if f != nil && now.Before(until.time()) && until.time().Sub(now) <= factsMost {

@@ -123,12 +123,7 @@ func (m *Manager) DANE() bool { return m.dane() }
 func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 	dest = Key(dest)
 	now := m.o.Now()
-	e := m.mem.get(dest)
-	if e == nil {
-		e = m.add(dest, now)
-	} else {
-		e.touch(now)
-	}
+	e := m.asked(dest, now)
 	k := e.known.Load()
 	p, noted := k.fresh(dest, demand, m.o.Floor)
 	if !noted {
@@ -144,6 +139,16 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 		p.Published = f.published // as fresh as Postfix's answers
 	}
 	return p
+}
+
+// asked returns the entry of a destination that somebody asks for, made if need be.
+func (m *Manager) asked(dest string, now time.Time) *entry {
+	e := m.mem.get(dest)
+	if e == nil {
+		return m.add(dest, now)
+	}
+	e.touch(now)
+	return e
 }
 
 func (m *Manager) add(dest string, now time.Time) *entry {

@@ -232,38 +232,13 @@ func (p *Prober) probe(ctx context.Context, dest string, reuse time.Duration) *R
 // Discover is Probe without its sessions: DNS and MTA-STS alone.
 func (p *Prober) Discover(ctx context.Context, dest string) *Result {
 	r := &Result{Dest: Key(dest), MX: []MXResult{}, Checked: p.o.Now().UTC()}
-	d, err := parseDestination(r.Dest)
-	if err != nil {
-		r.State, r.Reason = policy.Unknown, err.Error()
-		return r
-	}
-	r.Domain = d.name
-	ttl := time.Duration(-1)
-	p.discover(ctx, r, d, func(a *Answer) {
-		if a != nil && len(a.Records) > 0 && (ttl < 0 || a.TTL < ttl) {
-			ttl = a.TTL
-		}
-	})
-	r.TTL = int(max(0, ttl) / time.Second)
+	p.discover(ctx, r)
 	return r
 }
 
 func (p *Prober) look(ctx context.Context, r *Result, reuse time.Duration) {
-	d, err := parseDestination(r.Dest)
-	if err != nil {
-		r.State, r.Reason = policy.Unknown, err.Error()
-		return
-	}
-	r.Domain = d.name
-	ttl := time.Duration(-1)
-	least := func(a *Answer) {
-		if a != nil && len(a.Records) > 0 && (ttl < 0 || a.TTL < ttl) {
-			ttl = a.TTL
-		}
-	}
-	defer func() { r.TTL = int(max(0, ttl) / time.Second) }()
-
-	if !p.discover(ctx, r, d, least) {
+	d, more := p.discover(ctx, r)
+	if !more {
 		return
 	}
 	port := cmp.Or(d.port, p.o.Port)
@@ -398,15 +373,8 @@ func (p *Prober) hostAddresses(ctx context.Context, mx *MXResult) ([]netip.Addr,
 		if len(a.Records) > 0 { // Postfix looks at the addresses that there are
 			have, authentic = true, authentic && a.Authentic
 		}
-		for _, rr := range a.Records {
-			var addr netip.Addr
-			switch rr := rr.(type) {
-			case *dns.A:
-				addr, _ = netip.AddrFromSlice(rr.A)
-			case *dns.AAAA:
-				addr, _ = netip.AddrFromSlice(rr.AAAA)
-			}
-			if addr = addr.Unmap(); addr.IsValid() && !slices.Contains(lists[i], addr) {
+		for _, addr := range a.Addrs() {
+			if !slices.Contains(lists[i], addr) {
 				lists[i] = append(lists[i], addr)
 			}
 		}

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"time"
 
 	"github.com/miekg/dns"
 
@@ -9,9 +10,22 @@ import (
 )
 
 // discover is the first half of a look: all that DNS and the web tell of a
-// destination. It fills in Domain, MX with addresses and TLSA, DANE and STS. It reports
+// destination. It fills in Domain, MX with addresses and TLSA, DANE, STS and TTL. more is
 // false where r.State says all there is to say.
-func (p *Prober) discover(ctx context.Context, r *Result, d destination, least func(*Answer)) bool {
+func (p *Prober) discover(ctx context.Context, r *Result) (d destination, more bool) {
+	d, err := parseDestination(r.Dest)
+	if err != nil {
+		r.State, r.Reason = policy.Unknown, err.Error()
+		return d, false
+	}
+	r.Domain = d.name
+	ttl := time.Duration(-1)
+	least := func(a *Answer) {
+		if a != nil && len(a.Records) > 0 && (ttl < 0 || a.TTL < ttl) {
+			ttl = a.TTL
+		}
+	}
+	defer func() { r.TTL = int(max(0, ttl) / time.Second) }()
 	trusted := p.trusted()
 	sts := make(chan *STSResult, 1)
 	if p.o.STS != nil && d.name != "" && !d.host && d.port == 0 {
@@ -19,7 +33,7 @@ func (p *Prober) discover(ctx context.Context, r *Result, d destination, least f
 	} else {
 		sts <- &STSResult{State: policy.STSOff}
 	}
-	more := p.discoverHosts(ctx, r, d, least)
+	more = p.discoverHosts(ctx, r, d, least)
 	switch {
 	case more:
 		p.tlsa(ctx, r, d, least)
@@ -33,7 +47,7 @@ func (p *Prober) discover(ctx context.Context, r *Result, d destination, least f
 	p.noteTrust(trusted)
 	r.STS = <-sts
 	p.sts(ctx, r)
-	return more
+	return d, more
 }
 
 // discoverHosts finds the MX hosts and their addresses.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -84,6 +85,25 @@ type Answer struct {
 	NotFound  bool     // NXDOMAIN: the name does not exist
 	Authentic bool     // the resolver validated all of it, each CNAME too (AD)
 	TTL       time.Duration
+}
+
+// Addrs returns the addresses of A and AAAA records, in their order; IPv4 addresses in an
+// IPv6 form are IPv4.
+func (a *Answer) Addrs() []netip.Addr {
+	var all []netip.Addr
+	for _, rr := range a.Records {
+		var addr netip.Addr
+		switch rr := rr.(type) {
+		case *dns.A:
+			addr, _ = netip.AddrFromSlice(rr.A)
+		case *dns.AAAA:
+			addr, _ = netip.AddrFromSlice(rr.AAAA)
+		}
+		if addr.IsValid() {
+			all = append(all, addr.Unmap())
+		}
+	}
+	return all
 }
 
 // lookup follows CNAMEs to the records of a name.

@@ -124,20 +124,8 @@ func (p *Poster) addresses(ctx context.Context, host string) ([]netip.Addr, erro
 			failed = err
 			continue
 		}
-		n := 0
-		for _, rr := range answer.Records {
-			var a netip.Addr
-			switch rr := rr.(type) {
-			case *dns.A:
-				a, _ = netip.AddrFromSlice(rr.A)
-			case *dns.AAAA:
-				a, _ = netip.AddrFromSlice(rr.AAAA)
-			}
-			if a = a.Unmap(); a.IsValid() && n < most {
-				all = append(all, a)
-				n++
-			}
-		}
+		addrs := answer.Addrs()
+		all = append(all, addrs[:min(most, len(addrs))]...)
 	}
 	if len(all) == 0 {
 		return nil, failed

@@ -133,15 +133,8 @@ func (f *Fetcher) addresses(ctx context.Context, host string) ([]netip.Addr, err
 				errs[i] = err
 				return
 			}
-			for _, rr := range a.Records {
-				var addr netip.Addr
-				switch rr := rr.(type) {
-				case *dns.A:
-					addr, _ = netip.AddrFromSlice(rr.A)
-				case *dns.AAAA:
-					addr, _ = netip.AddrFromSlice(rr.AAAA)
-				}
-				if addr = addr.Unmap(); addr.IsValid() && !addr.IsUnspecified() && !addr.IsMulticast() {
+			for _, addr := range a.Addrs() {
+				if !addr.IsUnspecified() && !addr.IsMulticast() {
 					lists[i] = append(lists[i], addr)
 				}
 			}
