@@ -13,6 +13,7 @@ package adminpage
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -75,7 +76,7 @@ func New(text string) *Template {
 func (t *Template) Render(w http.ResponseWriter, r *http.Request, status int, title string, data any) {
 	var b bytes.Buffer // whole, so that a failure still gets its status
 	err := t.t.ExecuteTemplate(&b, "layout", map[string]any{
-		"Title": title, "Data": data, "Nav": nav, "Path": r.URL.Path,
+		"Title": title, "Data": data, "Nav": nav, "Path": r.URL.Path, "Signed": r.Context().Value(signedKey{}),
 	})
 	if err != nil {
 		http.Error(w, "this page could not be made: "+err.Error(), http.StatusInternalServerError)
@@ -89,6 +90,16 @@ func (t *Template) Render(w http.ResponseWriter, r *http.Request, status int, ti
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	w.Write(b.Bytes())
+}
+
+type signedKey struct{}
+
+type signed struct{ Name, Role string }
+
+// SignedIn returns a context whose pages say who is signed in, with a button that signs
+// out (POST /logout).
+func SignedIn(ctx context.Context, name, role string) context.Context {
+	return context.WithValue(ctx, signedKey{}, &signed{name, role})
 }
 
 // Guard lets only requests through that name this server by an IP address, as localhost,

@@ -17,20 +17,21 @@ const module = "github.com/postseal/postseal/"
 // nearest entry above it; one with none is an error: decide where it stands.
 // cmd stands above all and is not limited.
 var allowed = map[string][]string{
-	"policyd/policy":     {},
-	"policyd":            {"policyd/policy", "internal/accept", "internal/audit"},
-	"tlsmap":             {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
-	"tlsmap/probe":       {"policyd/policy", "tlsmap/probe/..."},
-	"escrow":             {"policyd/policy", "escrow/...", "internal/accept", "internal/audit", "internal/relaymail"},
-	"sql":                {"policyd/policy", "tlsmap/...", "escrow/...", "internal/audit", "internal/relaymail"},
-	"contrib/postfix":    {"policyd/policy"},
-	"internal/accept":    {},
-	"internal/adminpage": {},
-	"internal/arch":      {},
-	"internal/audit":     {},
-	"internal/lab":       {"internal/lab/..."},
-	"internal/lab/bench": {"policyd/policy", "tlsmap/...", "escrow/...", "sql", "internal/..."}, // measures the whole
-	"internal/relaymail": {},
+	"policyd/policy":      {},
+	"policyd":             {"policyd/policy", "internal/accept", "internal/audit"},
+	"tlsmap":              {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
+	"tlsmap/probe":        {"policyd/policy", "tlsmap/probe/..."},
+	"escrow":              {"policyd/policy", "escrow/...", "internal/accept", "internal/audit", "internal/relaymail"},
+	"sql":                 {"policyd/policy", "tlsmap/...", "escrow/...", "internal/audit", "internal/relaymail"},
+	"contrib/postfix":     {"policyd/policy"},
+	"internal/accept":     {},
+	"internal/adminpage":  {},
+	"internal/adminlogin": {"internal/adminpage", "internal/audit", "escrow/...", "policyd/policy", "internal/accept", "internal/relaymail"},
+	"internal/arch":       {},
+	"internal/audit":      {},
+	"internal/lab":        {"internal/lab/..."},
+	"internal/lab/bench":  {"policyd/policy", "tlsmap/...", "escrow/...", "sql", "internal/..."}, // measures the whole
+	"internal/relaymail":  {},
 }
 
 // sole names who alone may import a package from outside.
