@@ -157,7 +157,7 @@ func auditQuery(f *audit.Filter) (query string, args []any) {
 	if f.After > 0 {
 		add(`seq > ?`, f.After)
 	}
-	query = `SELECT seq, format, at, kind, actor, name, client, coalesce(item, ''), sender, coalesce(recipient, ''), details, hash FROM audit`
+	query = `SELECT ` + auditColumns + ` FROM audit`
 	if where != nil {
 		query += ` WHERE ` + strings.Join(where, ` AND `)
 	}

@@ -53,6 +53,8 @@ type DB struct {
 	r    *dbsql.DB
 	log  *slog.Logger
 	now  func() time.Time
+
+	window int // for tests: how many rows a page of a list looks at; 0: as many as it says
 }
 
 // Path returns the file of a DSN, which is sqlite:PATH.

@@ -114,9 +114,7 @@ func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	rows, err := q.QueryContext(ctx, `SELECT id, scope, pattern, requirement, level, match_names, protocols,
-		ciphers, servername, nexthop, verify, mode, language, lifetime, min_lifetime, max_lifetime, weaken, override, note, until_at, created_at
-		FROM rule ORDER BY scope, pattern`)
+	rows, err := q.QueryContext(ctx, `SELECT `+ruleColumns+` FROM rule ORDER BY scope, pattern`)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the rules: %w", err)
 	}
@@ -134,6 +132,10 @@ func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
 	}
 	return rules, version, nil
 }
+
+// ruleColumns are what scanRule reads.
+const ruleColumns = `id, scope, pattern, requirement, level, match_names, protocols,
+	ciphers, servername, nexthop, verify, mode, language, lifetime, min_lifetime, max_lifetime, weaken, override, note, until_at, created_at`
 
 // scanRule fails on any word it does not know: an unreadable rule is never read
 // as a weaker one.

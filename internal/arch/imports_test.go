@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"tlsmap":              {"policyd/policy", "tlsmap/...", "internal/accept", "internal/adminpage"},
 	"tlsmap/probe":        {"policyd/policy", "tlsmap/probe/..."},
 	"escrow":              {"policyd/policy", "escrow/...", "internal/accept", "internal/audit", "internal/relaymail"},
-	"sql":                 {"policyd/policy", "tlsmap/...", "escrow/...", "internal/audit", "internal/relaymail"},
+	"sql":                 {"policyd/policy", "tlsmap/...", "escrow/...", "internal/audit", "internal/listing", "internal/relaymail"},
 	"contrib/postfix":     {"policyd/policy"},
 	"internal/accept":     {},
 	"internal/adminpage":  {},
@@ -31,6 +31,7 @@ var allowed = map[string][]string{
 	"internal/audit":      {},
 	"internal/lab":        {"internal/lab/..."},
 	"internal/lab/bench":  {"policyd/policy", "tlsmap/...", "escrow/...", "sql", "internal/..."}, // measures the whole
+	"internal/listing":    {"policyd/policy"},
 	"internal/relaymail":  {},
 }
 
