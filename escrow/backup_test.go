@@ -8,10 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/submit"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -205,4 +207,189 @@ func (b *bench) restoreStopped(file string) (*sql.Restored, error) {
 	b.must(err)
 	defer f.Close()
 	return sql.Restore(b.t.Context(), "sqlite:"+b.path(), f, sql.RestoreOptions{Discard: true, Now: b.clock})
+}
+
+func (b *bench) backup(name string) string {
+	b.t.Helper()
+	file := filepath.Join(b.dir, name)
+	_, err := sql.Backup(b.t.Context(), "sqlite:"+b.path(), file)
+	b.must(err)
+	return file
+}
+
+// What was retracted and then forgotten can't be read again either, nor what is retracted
+// and then restored twice.
+func TestARestoreDoesNotBringBackWhatWasForgotten(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	gone := b.seal(message([]byte("gone")))[0]
+	item, secret := b.link(recipient)
+	b.pass(time.Second)
+	kept := b.seal(message([]byte("kept")))[0]
+	file := b.backup("backup")
+	b.must(b.Retract(ctx, gone, ""))
+	if n, _, err := b.Purge(ctx, gone, time.Time{}, 0); n != 1 || err != nil {
+		t.Fatal(n, err)
+	}
+	for range 2 {
+		b.pass(time.Second)
+		r, err := b.restore(file, sql.RestoreOptions{})
+		b.must(err)
+		if r.Ended != 1 || r.Lost != 0 {
+			t.Errorf("restored: %+v", r)
+		}
+		if _, err := b.Pickup(ctx, item, secret); !errors.Is(err, escrow.ErrRetracted) {
+			t.Errorf("what was forgotten can be picked up: %v", err)
+		}
+		if list, err := b.Show(ctx, kept); err != nil || list[0].State != escrow.StateHeld {
+			t.Errorf("%v, %v", list, err)
+		}
+	}
+}
+
+// A hold that was put after the backup holds, and one that was released does not come back.
+func TestARestoreKeepsHolds(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	var ids []string
+	for i := range 4 {
+		ids = append(ids, b.seal(message(bytes.Repeat(fmt.Appendf(nil, "evidence %d ", i), 2000)))[0])
+		b.mails()
+	}
+	put, putEnded, released, lasting := ids[0], ids[1], ids[2], ids[3]
+	b.must(b.Hold(ctx, released, "n"))
+	b.must(b.Hold(ctx, lasting, "stays"))
+	b.must(b.Retract(ctx, lasting, ""))
+	file := b.backup("backup")
+	b.must(b.Hold(ctx, put, "case 1"))
+	b.must(b.Hold(ctx, putEnded, "case 2"))
+	b.must(b.Retract(ctx, putEnded, ""))
+	b.must(b.Release(ctx, released, "closed"))
+	b.must(b.Retract(ctx, released, ""))
+
+	r, err := b.restore(file, sql.RestoreOptions{})
+	b.must(err)
+	if r.Holds != 2 || r.Ended != 2 {
+		t.Errorf("restored: %+v", r)
+	}
+	traces := b.traces(putEnded)
+	if len(traces) == 0 {
+		t.Fatal("nothing of it is left")
+	}
+	b.must(b.Retract(ctx, put, ""))
+	_, err = b.Expire(ctx)
+	b.must(err)
+	for _, id := range []string{put, putEnded, lasting} {
+		list, err := b.Show(ctx, id)
+		b.must(err)
+		if list[0].Hold == nil || list[0].State != escrow.StateRetracted {
+			t.Errorf("%s: %+v", list[0].State, list[0].Hold)
+		}
+		if n := b.count(`SELECT count(*) FROM escrow_pickup WHERE item_id = ? AND held_wrap IS NOT NULL`, id); n != 1 {
+			t.Errorf("the keys of a held message are gone")
+		}
+		if n := b.count(`SELECT count(*) FROM escrow_chunk WHERE item_id = ?`, id); n == 0 {
+			t.Errorf("the content of a held message is gone")
+		}
+	}
+	list, err := b.Show(ctx, released)
+	b.must(err)
+	if list[0].Hold != nil || list[0].State != escrow.StateRetracted {
+		t.Errorf("a hold that was released is back: %+v", list[0])
+	}
+	if n := b.count(`SELECT count(*) FROM escrow_chunk WHERE item_id = ?`, released); n != 0 {
+		t.Error("the content of what was released and retracted is back")
+	}
+}
+
+// What was taken away since the backup is not given back: keys of the API, recovery keys,
+// accounts and devices.
+func TestARestoreGivesBackNothingThatWasRevoked(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	first, second := b.accountItem(recipient), b.accountItem("other@old.example")
+	thief := b.enrolled(first)
+	stays := b.enrolled(second)
+	for _, id := range []string{"revoked", "valid"} {
+		b.must(b.db.AddAPIKey(ctx, submit.Key{ID: id, Hash: []byte(id), Senders: []string{"*"}, Created: b.clock()}))
+	}
+	old, _ := b.recoveryKey("lost")
+	file := b.backup("backup")
+
+	if reset, err := b.ResetAccount(ctx, recipient, escrow.ResetAdministrator); !reset || err != nil {
+		t.Fatal(reset, err)
+	}
+	b.device(second, b.must1(b.SignIn(ctx, b.again(second), escrow.SignIn{Password: goodPassword}, stranger)))
+	b.must(b.SignOut(ctx, stays))
+	b.must2(b.db.RemoveAPIKey(ctx, "revoked"))
+	b.must2(b.db.RetireRecoveryKey(ctx, old, b.clock()))
+
+	r, err := b.restore(file, sql.RestoreOptions{})
+	b.must(err)
+	if r.Revoked != 4 {
+		t.Errorf("restored: %+v", r)
+	}
+	if keys, err := b.db.APIKeys(ctx); err != nil || len(keys) != 1 || keys[0].ID != "valid" {
+		t.Errorf("keys of the API: %v, %v", keys, err)
+	}
+	if keys, err := b.db.RecoveryKeys(ctx); err != nil || len(keys) != 1 || keys[0].Retired.IsZero() {
+		t.Errorf("recovery keys: %v, %v", keys, err)
+	}
+	if _, err := b.Account(ctx, thief); !errors.Is(err, escrow.ErrUnknown) {
+		t.Errorf("an account that was reset is back: %v", err)
+	}
+	if n := b.count(`SELECT count(*) FROM escrow_account WHERE address = 'other@old.example'`); n != 1 {
+		t.Error("an account that nobody reset is gone")
+	}
+	if n := b.count(`SELECT count(*) FROM escrow_device`); n != 0 {
+		t.Errorf("%d devices that were signed out are back", n)
+	}
+
+	// A database that was begun anew after a loss has none of them, and that says nothing.
+	b.db.Close()
+	b.db = nil
+	b.must(os.Remove(b.path()))
+	b.start()
+	b.pass(time.Second)
+	r, err = b.restore(file, sql.RestoreOptions{})
+	b.must(err)
+	if r.Revoked != 0 || b.count(`SELECT count(*) FROM escrow_account`) != 2 || b.count(`SELECT count(*) FROM escrow_device`) != 2 {
+		t.Errorf("accounts were lost by a restore after a loss: %+v", r)
+	}
+}
+
+func (b *bench) must1(g escrow.Grant, err error) escrow.Grant {
+	b.t.Helper()
+	b.must(err)
+	return g
+}
+
+// A backup or restore that was killed leaves no copy of the database for good.
+func TestWhatAKilledBackupLeftIsDeleted(t *testing.T) {
+	b := newBench(t)
+	old := time.Now().Add(-time.Hour)
+	leave := func(name string, age time.Time) string {
+		name = filepath.Join(b.dir, name)
+		b.must(os.WriteFile(name, []byte("a whole database"), 0o600))
+		b.must(os.Chtimes(name, age, age))
+		return name
+	}
+	leave(".postseal-backup-1", old)
+	leave(".postseal-backup-1-journal", old)
+	busy, err := os.Open(leave(".postseal-backup-2", old))
+	b.must(err)
+	defer busy.Close()
+	b.must(syscall.Flock(int(busy.Fd()), syscall.LOCK_EX))
+	leave(".postseal-backup-3", time.Now())
+	file := b.backup("backup")
+	if left, _ := filepath.Glob(filepath.Join(b.dir, ".postseal-*")); len(left) != 2 {
+		t.Errorf("left: %v, want those of backups that may run", left)
+	}
+	for _, name := range []string{".postseal-backup-2", ".postseal-backup-3"} {
+		b.must(os.Remove(filepath.Join(b.dir, name)))
+	}
+	leave(".postseal-restore-1", old)
+	_, err = b.restore(file, sql.RestoreOptions{})
+	b.must(err)
+	b.noRests()
 }

@@ -174,6 +174,8 @@ type KeyWatch struct {
 	Holder KeyHolder // ID, Host and PID
 	Log    *slog.Logger
 	Failed func(error) // told of a file that can't be used, and by nil that it can again; nil: nobody
+	// Changed is told, after the database was, that the keys are others now; nil: nobody.
+	Changed func(ctx context.Context)
 }
 
 // Run runs until ctx is done. A file that can't be used is logged, once for each
@@ -214,6 +216,9 @@ func (w *KeyWatch) Run(ctx context.Context) error {
 				told = time.Time{}
 				w.Log.Warn("could not tell the database which keys are in use, trying again", "error", err)
 			}
+		}
+		if changed && w.Changed != nil {
+			w.Changed(ctx)
 		}
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -42,12 +43,16 @@ func Backup(ctx context.Context, dsn, file string) (version int64, err error) {
 	if version == 0 {
 		return 0, fmt.Errorf("database %s: is empty", path)
 	}
-	part, err := os.CreateTemp(filepath.Dir(file), ".postseal-backup-*") // mode 0600
+	tidyBackups(filepath.Dir(file))
+	part, err := os.CreateTemp(filepath.Dir(file), backupPart) // mode 0600
 	if err != nil {
 		return 0, fmt.Errorf("backup: want a directory that the user whose the database is can write to: %w", err)
 	}
 	defer removeDatabase(part.Name())
 	defer part.Close()
+	if err := unix.Flock(int(part.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil && !errors.Is(err, unix.ENOLCK) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return 0, fmt.Errorf("backup: %w", err)
+	}
 	if err := db.copyInto(ctx, part.Name()); err != nil {
 		return 0, fmt.Errorf("backup %s: %w", file, err)
 	}
@@ -70,6 +75,26 @@ func Backup(ctx context.Context, dsn, file string) (version int64, err error) {
 		return 0, fmt.Errorf("backup %s: %w", file, err)
 	}
 	return version, syncDir(filepath.Dir(file))
+}
+
+// backupPart names the files that are to become backups.
+const backupPart = ".postseal-backup-*"
+
+// tidyBackups deletes what backups that were killed have left in a directory: each may hold
+// a whole database. One that is being written is locked, or was made just now.
+func tidyBackups(dir string) {
+	left, _ := filepath.Glob(filepath.Join(dir, backupPart))
+	for _, name := range left {
+		f, err := os.Open(name)
+		if err != nil {
+			continue
+		}
+		fi, err := f.Stat()
+		if err == nil && time.Since(fi.ModTime()) > time.Minute && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			removeDatabase(name)
+		}
+		f.Close()
+	}
 }
 
 // copyInto writes a consistent copy of the database to an empty file. SQLite reads all

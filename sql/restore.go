@@ -2,7 +2,6 @@ package sql
 
 import (
 	"context"
-	dbsql "database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +31,8 @@ type Restored struct {
 	Ended   int    // pickups of the backup that were over in the present database, and are again
 	Lost    int    // messages and queued replies that only the present database has
 	Rules   bool   // the rules of the present database have changed since the backup
+	Holds   int    // legal holds that were put since the backup, and are again
+	Revoked int    // keys of the API, recovery keys, accounts and devices that were taken away since, and are again
 	// Unread says why the present database could not be read: what was retracted since
 	// the backup can be read again, and what was sealed since is lost. "": it was read.
 	Unread string
@@ -75,6 +76,12 @@ func Restore(ctx context.Context, dsn string, backup io.Reader, o RestoreOptions
 	defer unlock()
 	if err := unused(path); err != nil {
 		return nil, err
+	}
+	// Of restores that were killed: each holds a whole database, and nobody else makes
+	// such files meanwhile.
+	left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), restorePart))
+	for _, name := range left {
+		removeDatabase(name)
 	}
 	part, err := copyBeside(path, backup)
 	if err != nil {
@@ -124,9 +131,12 @@ func unused(path string) error {
 	return nil
 }
 
+// restorePart names the files that are to become the database.
+const restorePart = ".postseal-restore-*"
+
 // copyBeside copies a backup to a file beside the database, mode 0600.
 func copyBeside(path string, backup io.Reader) (part string, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".postseal-restore-*")
+	f, err := os.CreateTemp(filepath.Dir(path), restorePart)
 	if err != nil {
 		return "", err
 	}
@@ -144,56 +154,43 @@ func copyBeside(path string, backup io.Reader) (part string, err error) {
 // settleRestore migrates the copy of the backup, db, and brings over from the database
 // at path what must not be undone. It leaves either as one file, without a journal.
 func (db *DB) settleRestore(ctx context.Context, path string, r *Restored) (err error) {
-	old := &DB{path: path}
-	rules, over, live, err := old.afterBackup(ctx)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	} else if err != nil {
-		r.Unread = err.Error()
-	}
 	db.log = slog.New(slog.DiscardHandler)
 	if err := db.open(ctx, false); err != nil {
 		db.Close()
 		return fmt.Errorf("restore: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close(), syncFile(db.path)) }()
-	for id, state := range over {
-		n, err := db.end(ctx, state, "", db.now(), `id = ?`, id)
-		if err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
-		if n == 0 {
-			continue
-		}
-		r.Ended += n
-		// Whoever had to be told was told by the server that ended it.
-		err = db.write(ctx, func(tx *dbsql.Tx) error {
-			_, err := tx.ExecContext(ctx, `UPDATE escrow_pickup SET settled_at = coalesce(settled_at, ?) WHERE id = ?`, micros(db.now()), id)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
+	seq, hash, err := auditHead(ctx, db.r)
+	if err != nil {
+		return fmt.Errorf("restore: %w", db.explain(err))
 	}
-	for _, id := range live {
-		var has bool
-		err := db.r.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM escrow_pickup WHERE id = ?) OR EXISTS (SELECT 1 FROM escrow_reply WHERE id = ?)`, id, id).Scan(&has)
-		if err != nil {
-			return fmt.Errorf("restore: %w", db.explain(err))
-		}
-		if !has {
-			r.Lost++
-		}
+	old := &DB{path: path}
+	was, err := old.afterBackup(ctx, seq, hash)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.Unread = err.Error()
 	}
-	if rules >= 0 {
+	if was != nil {
+		// Holds come first, since they decide what an end leaves.
+		for _, step := range []func() error{
+			func() error { return db.keepHolds(ctx, was, r) },
+			func() error { return db.keepEnds(ctx, was, r) },
+			func() error { return db.keepReleases(ctx, was) },
+			func() error { return db.keepRevoked(ctx, was, r) },
+			func() (err error) { r.Lost, err = db.lost(ctx, was); return err },
+		} {
+			if err := step(); err != nil {
+				return fmt.Errorf("restore: %w", err)
+			}
+		}
 		has, err := rulesVersion(ctx, db.r)
 		if err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
-		r.Rules = has != rules
+		r.Rules = has != was.rules
 	}
 	err = db.Audit(ctx, audit.Entry{Kind: audit.Restored, Details: audit.Details{
 		"version": strconv.FormatInt(r.Version, 10), "ended": strconv.Itoa(r.Ended), "lost": strconv.Itoa(r.Lost), "unread": r.Unread,
+		"holds": strconv.Itoa(r.Holds), "revoked": strconv.Itoa(r.Revoked),
 	}})
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
@@ -201,46 +198,26 @@ func (db *DB) settleRestore(ctx context.Context, path string, r *Restored) (err 
 	return db.oneFile(ctx)
 }
 
-// afterBackup reads of the present database the version of its rules, which pickups are
-// over there, and which ones and which replies are not.
-func (db *DB) afterBackup(ctx context.Context) (rules int64, over map[string]string, live []string, err error) {
-	rules = -1
+// afterBackup reads of the present database what a restore of a backup, whose audit log
+// ends at seq, must not undo; nil and an error where it can't be read.
+func (db *DB) afterBackup(ctx context.Context, seq int64, hash audit.Hash) (*present, error) {
 	if _, err := os.Stat(db.path); err != nil {
-		return rules, nil, nil, err
+		return nil, err
 	}
 	if _, err := verify(ctx, db.path); err != nil {
-		return rules, nil, nil, err
+		return nil, err
 	}
 	db.log = slog.New(slog.DiscardHandler)
 	if err := db.open(ctx, true); err != nil {
 		db.Close()
-		return rules, nil, nil, err
+		return nil, err
 	}
 	defer db.Close()
-	over = make(map[string]string)
-	rows, err := db.r.QueryContext(ctx, `SELECT id, state FROM escrow_pickup WHERE wrap IS NULL AND state IN ('expired', 'retracted')`)
+	p, err := db.readPresent(ctx, seq, hash)
 	if err != nil {
-		return rules, nil, nil, db.explain(err)
+		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var id, state string
-		if err := rows.Scan(&id, &state); err != nil {
-			return rules, nil, nil, err
-		}
-		over[id] = state
-	}
-	if err := rows.Err(); err != nil {
-		return rules, nil, nil, db.explain(err)
-	}
-	if live, err = column(ctx, db.r, `SELECT id FROM escrow_pickup WHERE wrap IS NOT NULL
-		UNION ALL SELECT id FROM escrow_reply WHERE state = 'queued'`); err != nil {
-		return rules, nil, nil, db.explain(err)
-	}
-	if rules, err = rulesVersion(ctx, db.r); err != nil {
-		return rules, nil, nil, db.explain(err)
-	}
-	return rules, over, live, db.oneFile(ctx)
+	return p, db.oneFile(ctx)
 }
 
 // oneFile moves everything into the database file. The next Open makes a journal anew.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -56,6 +57,7 @@ func dbRestore() *cli.Command {
 			return err
 		}
 		defer f.Close()
+		keys, keysErr := escrow.LoadKeys(cfg.str("key-file")) // likewise
 		if err := sql.DropToOwner(cfg.dbPath()); err != nil {
 			return err
 		}
@@ -68,8 +70,34 @@ func dbRestore() *cli.Command {
 			return err
 		}
 		tellRestored(c, cfg, file, r)
+		if keysErr == nil {
+			keysErr = tellKeys(c, cfg, keys)
+		}
+		if keysErr != nil {
+			fmt.Fprintf(c.App.Writer, "WARNING: it could not be found out whether the key file goes with it: %v\n", keysErr)
+		}
 		return nil
 	})
+}
+
+// tellKeys warns of a key file that does not go with what was restored.
+func tellKeys(c *cli.Context, cfg *config, keys *escrow.Keys) error {
+	db, err := sql.Open(c.Context, cfg.str("db"), sql.Options{})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	f, err := lookAtKeys(c.Context, keys, db, true)
+	if err != nil {
+		return err
+	}
+	if err := f.unusable(); err != nil {
+		fmt.Fprintf(c.App.Writer, "WARNING: %v\n", err)
+	}
+	if text := f.missing(); text != "" {
+		fmt.Fprintf(c.App.Writer, "WARNING: %s. Put the key file of the time of the backup in its place before the server starts\n", text)
+	}
+	return nil
 }
 
 func tellRestored(c *cli.Context, cfg *config, file string, r *sql.Restored) {
@@ -80,6 +108,12 @@ func tellRestored(c *cli.Context, cfg *config, file string, r *sql.Restored) {
 	}
 	if r.Ended > 0 {
 		fmt.Fprintf(w, "%d recipients' messages were retracted or had expired since the backup: they are over here too\n", r.Ended)
+	}
+	if r.Holds > 0 {
+		fmt.Fprintf(w, "%d messages were put on legal hold since the backup: they are here too\n", r.Holds)
+	}
+	if r.Revoked > 0 {
+		fmt.Fprintf(w, "%d accounts, devices and keys were taken away since the backup: they are here too\n", r.Revoked)
 	}
 	if r.Lost > 0 {
 		fmt.Fprintf(w, "WARNING: %d messages or replies are in the old database alone\n", r.Lost)

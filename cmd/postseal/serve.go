@@ -69,6 +69,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 
+	health := newKeyHealth(keys, db, log, reg)
+	health.look(ctx)
+
 	// The audit log.
 	auditor := audit.NewWriter(db.Audit, log, reg)
 	keeper := newAuditKeeper(cfg, db, keys.AuditKey(), log, reg)
@@ -166,7 +169,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	}
 	parts.admin = adminHandler(reg, parts.api, allPages{&destinationPages{db, cfg.str("admin-listen")}, checks}, []readiness{
 		{"database", db.Writable},
-		{"keys", func(context.Context) error { return nil }}, // serve does not start without
+		{"keys", health.ready},
 		{"outbox", func(ctx context.Context) error {
 			age, err := outbox.Oldest(ctx)
 			if err == nil && age > outboxStuck {
@@ -180,7 +183,8 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		return err
 	}
 
-	started := audit.Details{"version": version, "audit_key": audit.FormatKey(keeper.key.Public().(ed25519.PublicKey))}
+	started := keyDetails(keys)
+	started["version"], started["audit_key"] = version, audit.FormatKey(keeper.key.Public().(ed25519.PublicKey))
 	if err := db.Audit(ctx, audit.Entry{Kind: audit.Started, Details: started}); err != nil {
 		return err
 	}
@@ -213,7 +217,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 			}
 		}))
 	})
-	g.Go(func() error { return named("keys", watchKeys(ctx, keys, db, s.helo, log, reg)) })
+	g.Go(func() error { return named("keys", health.watch(ctx, s.helo)) })
 	g.Go(func() error { return watchTriggers(ctx, cfg, s, rules.Load, time.Minute, log) })
 	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
 	notifyReady(log)
@@ -221,21 +225,6 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	err = g.Wait()
 	log.Info("stopped", "error", err)
 	return err
-}
-
-// watchKeys follows the key file, so that keys are rotated without a restart.
-func watchKeys(ctx context.Context, keys *escrow.Keys, db *sql.DB, host string, log *slog.Logger, reg prometheus.Registerer) error {
-	ok := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "postseal_key_file_ok", Help: "1 if the key file can be used as it is on the disk now; 0: a restart would fail.",
-	})
-	reg.MustRegister(ok)
-	ok.Set(1)
-	w := &escrow.KeyWatch{Keys: keys, Store: db, Holder: escrow.NewKeyHolder(host, os.Getpid()), Log: log, Failed: func(err error) {
-		if ok.Set(1); err != nil {
-			ok.Set(0)
-		}
-	}}
-	return w.Run(ctx)
 }
 
 // countDecisions registers a counter of verdicts by channel.
