@@ -35,15 +35,18 @@ const (
 	boxPassword   = "password/1"
 	boxTOTP       = "totp/1"
 	boxPasskey    = "passkey/1"
+
+	boxAdminPassword = "admin-password/1"
+	boxAdminTOTP     = "admin-totp/1"
 )
 
 // RotatedPurposes are all of them.
-var RotatedPurposes = []string{boxWrap, boxRecover, boxSummary, boxMail, boxPassphrase, boxPassword, boxTOTP, boxPasskey}
+var RotatedPurposes = []string{boxWrap, boxRecover, boxSummary, boxMail, boxPassphrase, boxPassword, boxTOTP, boxPasskey, boxAdminPassword, boxAdminTOTP}
 
 // ShortLivedPurposes are those of boxes that no database keeps: a browser has them, for
-// ten minutes (ceremony) or twelve hours (session). Under a key that is gone they count
-// as over: the recipient verifies again.
-var ShortLivedPurposes = []string{"ceremony/1", "session/1"}
+// ten minutes (ceremony, admin-oidc) or twelve hours (session). Under a key that is gone
+// they count as over: the recipient verifies, and the administrator signs in, again.
+var ShortLivedPurposes = []string{"ceremony/1", "session/1", "admin-oidc/1"}
 
 // BoxKey returns the ID of the key that a box is under, "" where that can't be told.
 func BoxKey(b Box) string {

@@ -37,6 +37,8 @@ var boxColumns = []boxColumn{
 	{"escrow_account", "totp", "totp/1", []string{"address"}},
 	{"escrow_passkey", "credential", "passkey/1", []string{"address", "id"}},
 	{"escrow_reply", "wrap", "recover/1", []string{"'reply ' || id"}},
+	{"admin", "password", "admin-password/1", []string{"name"}},
+	{"admin", "totp", "admin-totp/1", []string{"name"}},
 }
 
 // CountBoxes counts what is kept under the server's keys.

@@ -45,6 +45,7 @@ var otherBlobs = map[string]string{
 	"audit.hash":                  "SHA-256",
 	"posture.result":              "JSON",
 	"audit_checkpoint.hash":       "SHA-256",
+	"admin_session.id":            "keyed hash; the PRF's keys are not rotated",
 	"audit_checkpoint.signature":  "of the log; the PRF's keys are not rotated",
 }
 
@@ -129,6 +130,7 @@ func TestTriggersRefuseARetiredKey(t *testing.T) {
 	const item = `INSERT INTO escrow_item (id, sender, sender_key, queue_id, mode, size, recover, summary, created_at, expires_at) VALUES ('i', '', '', '', 'recoverable', 1, %s, %s, 0, 0)`
 	const pickup = `INSERT INTO escrow_pickup (id, item_id, recipient, recipient_key, verify, secret_hash, wrap, expires_at) VALUES ('p', 'i', 'a', 'a', 'code', x'00', %s, 0)`
 	const account = `INSERT INTO escrow_account (address, tag, handle, password, totp, created_at, changed_at) VALUES ('a', 't', x'01', %s, %s, 0, 0)`
+	const admin = `INSERT INTO admin (name, role, password, totp, created_at, changed_at) VALUES ('a', 'viewer', %s, %s, 0, 0)`
 	inserts := map[string]string{
 		"escrow_item.recover":       fmt.Sprintf(item, "?", "NULL"),
 		"escrow_item.summary":       fmt.Sprintf(item, "NULL", "?"),
@@ -140,6 +142,8 @@ func TestTriggersRefuseARetiredKey(t *testing.T) {
 		"escrow_account.totp":       fmt.Sprintf(account, "NULL", "?"),
 		"escrow_passkey.credential": `INSERT INTO escrow_passkey (id, address, credential, name, created_at) VALUES (x'01', 'a', ?, '', 0)`,
 		"escrow_reply.wrap":         `INSERT INTO escrow_reply (id, pickup_id, wrap, sealed, created_at, changed_at) VALUES ('r', 'p', ?, x'00', 0, 0)`,
+		"admin.password":            fmt.Sprintf(admin, "?", "x''"),
+		"admin.totp":                fmt.Sprintf(admin, "x''", "?"),
 	}
 	needs := map[string][]string{
 		"escrow_pickup.wrap":        {fmt.Sprintf(item, "NULL", "NULL")},

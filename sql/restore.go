@@ -2,6 +2,7 @@ package sql
 
 import (
 	"context"
+	dbsql "database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -160,6 +161,14 @@ func (db *DB) settleRestore(ctx context.Context, path string, r *Restored) (err 
 		return fmt.Errorf("restore: %w", err)
 	}
 	defer func() { err = errors.Join(err, db.Close(), syncFile(db.path)) }()
+	// Nobody is signed in who was so when the backup was made.
+	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM admin_session`)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
 	seq, hash, err := auditHead(ctx, db.r)
 	if err != nil {
 		return fmt.Errorf("restore: %w", db.explain(err))

@@ -5,6 +5,7 @@ import (
 	dbsql "database/sql"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/internal/audit"
 )
 
@@ -21,6 +22,7 @@ type present struct {
 	retired map[string]bool      // recovery keys
 	handles map[string][]byte    // of accounts, by address
 	devices map[string]bool      // ids
+	admins  map[string]*adminlogin.Admin
 	// descends says that it went on from the backup: then what is not there was taken
 	// away. A database that was begun anew after a loss does not.
 	descends bool
@@ -35,6 +37,7 @@ type holdRow struct {
 const (
 	firstWithAudit = 5
 	firstWithHolds = 7
+	firstWithAdmin = 8
 )
 
 // readPresent reads it of a database of any version that has an escrow. The backup's audit
@@ -47,6 +50,7 @@ func (db *DB) readPresent(ctx context.Context, seq int64, hash audit.Hash) (*pre
 	p := &present{
 		rules: -1, over: make(map[string]string), ended: make(map[[2]string]string), items: make(map[string]bool), holds: make(map[string]holdRow),
 		retired: make(map[string]bool), handles: make(map[string][]byte), devices: make(map[string]bool),
+		admins: make(map[string]*adminlogin.Admin),
 	}
 	each := func(since int64, query string, row func(scan func(...any) error) error) {
 		if err != nil || has < since {
@@ -114,6 +118,13 @@ func (db *DB) readPresent(ctx context.Context, seq int64, hash audit.Hash) (*pre
 		p.devices[string(id)] = true
 		return err
 	})
+	each(firstWithAdmin, selectAdmin, func(scan func(...any) error) error {
+		admin, err := scanAdmin(rowFunc(scan))
+		if err == nil {
+			p.admins[admin.Name] = admin
+		}
+		return err
+	})
 	if err == nil && has >= firstWithAudit && seq > 0 {
 		err = db.r.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM audit WHERE seq = ? AND hash = ?)`, seq, hash[:]).Scan(&p.descends)
 	}
@@ -122,6 +133,11 @@ func (db *DB) readPresent(ctx context.Context, seq int64, hash audit.Hash) (*pre
 	}
 	return p, db.explain(err)
 }
+
+// rowFunc makes a row of its Scan.
+type rowFunc func(...any) error
+
+func (f rowFunc) Scan(to ...any) error { return f(to...) }
 
 // keepHolds gives the items of a restored database the holds that they have in the
 // present one: a hold that was put after the backup must not be lost, and what was released
@@ -228,7 +244,8 @@ func (db *DB) keepEnds(ctx context.Context, p *present, r *Restored) error {
 }
 
 // keepRevoked takes away what was taken away in the present database since: keys of the
-// API, recovery keys, accounts that were reset, devices that were signed out.
+// API, recovery keys, accounts that were reset, devices that were signed out, accounts of
+// administrators. One of these that was reset has what it was reset to.
 func (db *DB) keepRevoked(ctx context.Context, p *present, r *Restored) error {
 	for _, id := range p.apiKeys {
 		if removed, err := db.RemoveAPIKey(ctx, id); err != nil {
@@ -246,6 +263,25 @@ func (db *DB) keepRevoked(ctx context.Context, p *present, r *Restored) error {
 	}
 	if !p.descends {
 		return nil
+	}
+	admins, err := db.Admins(ctx)
+	if err != nil {
+		return err
+	}
+	for _, a := range admins {
+		switch now := p.admins[a.Name]; {
+		case now == nil:
+			if _, err := db.RemoveAdmin(ctx, a.Name); err != nil {
+				return err
+			}
+		case !now.Changed.Equal(a.Changed):
+			if err := db.ResetAdmin(ctx, *now); err != nil {
+				return err
+			}
+		default:
+			continue
+		}
+		r.Revoked++
 	}
 	accounts, err := db.Accounts(ctx)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/postseal/postseal/internal/adminlogin"
 )
 
 // readiness is one condition of readiness.
@@ -27,6 +29,11 @@ func (all allPages) register(mux *http.ServeMux) {
 		p.register(mux)
 	}
 }
+
+// loginPages are those of the login.
+type loginPages struct{ *adminlogin.Login }
+
+func (p loginPages) register(mux *http.ServeMux) { p.Register(mux) }
 
 // adminHandler serves /healthz (the program runs), /readyz (it can do its job)
 // and /metrics, the API, and the pages.

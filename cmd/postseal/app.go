@@ -40,6 +40,7 @@ func newApp(in io.Reader, out, errOut io.Writer) *cli.App {
 			tlsrptCommand(),
 			escrowCommand(),
 			auditCommand(),
+			adminCommand(),
 			apiKeyCommand(),
 			postfixCommand(),
 			keyCommand(),

@@ -202,7 +202,7 @@ func TestCheckPageStaysOutside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := newCheckPage(cfg, s, engine, maps, db, log)
+	p, err := newCheckPage(cfg, s, engine, maps, db, openLogin(t, db), log)
 	if err != nil {
 		t.Fatal(err)
 	}

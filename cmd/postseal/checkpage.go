@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
 	"github.com/postseal/postseal/tlsmap"
@@ -19,17 +20,21 @@ import (
 )
 
 // checkPage is the checker on the admin port.
-type checkPage struct{ *page.Page }
+type checkPage struct {
+	*page.Page
+	login *adminlogin.Login
+}
 
 func (p checkPage) register(mux *http.ServeMux) {
-	mux.Handle("/check", p)
-	mux.Handle("/check/", p)
+	h := p.login.RequireOnceSetUp(p)
+	mux.Handle("/check", h)
+	mux.Handle("/check/", h)
 }
 
 // newCheckPage makes the page. It has a prober of its own, which connects to public
 // addresses alone, and it reads the postures that mail goes by without a word to who
 // keeps them: whatever is typed there would be looked at from then on.
-func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, log *slog.Logger) (checkPage, error) {
+func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tlsmap.Server, db *sql.DB, login *adminlogin.Login, log *slog.Logger) (checkPage, error) {
 	o := check.Options{Scan: scan.Options{Timeout: 5 * time.Second}}
 	var err error
 	policies := newPolicyReader(cfg, s, db)
@@ -56,8 +61,8 @@ func newCheckPage(cfg *config, s *surroundings, engine *policy.Engine, maps *tls
 		}
 		return policy.Posture{State: r.State, Checked: r.Checked, Worked: r.Worked, Lost: r.Lost, Since: r.Since}
 	}}
-	return checkPage{page.New(page.Options{
-		Listen: cfg.str("admin-listen"),
+	return checkPage{login: login, Page: page.New(page.Options{
+		Listen: cfg.str("admin-listen"), Names: adminNames(cfg),
 		Check: func(ctx context.Context, domain string) *check.Report {
 			return d.check(ctx, question{asked: domain, rcpt: policy.Address{Local: "someone", Domain: domain}}, checker.Deep)
 		},

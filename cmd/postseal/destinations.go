@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/internal/adminpage"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
@@ -18,8 +19,8 @@ import (
 // destinationPages show what is known of destinations: a list, and each with its
 // history. They change nothing.
 type destinationPages struct {
-	db     *sql.DB
-	listen string // admin-listen
+	db    *sql.DB
+	login *adminlogin.Login
 }
 
 //go:embed pages/destinations.html
@@ -42,7 +43,9 @@ const (
 )
 
 func (p *destinationPages) register(mux *http.ServeMux) {
-	page := func(path string, h http.HandlerFunc) { mux.Handle(path, adminpage.Guard(p.listen, h)) }
+	page := func(path string, h http.HandlerFunc) {
+		mux.Handle(path, p.login.RequireOnceSetUp(h))
+	}
 	page("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/destinations", http.StatusSeeOther)
 	})

@@ -163,11 +163,15 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if parts.api, err = newAPI(cfg, db, from, s.helo, log, reg); err != nil {
 		return err
 	}
-	checks, err := newCheckPage(cfg, s, engine, parts.tls, db, log)
+	login, err := newLogin(cfg, db, keys, log, reg)
 	if err != nil {
 		return err
 	}
-	parts.admin = adminHandler(reg, parts.api, allPages{&destinationPages{db, cfg.str("admin-listen")}, checks}, []readiness{
+	checks, err := newCheckPage(cfg, s, engine, parts.tls, db, login, log)
+	if err != nil {
+		return err
+	}
+	parts.admin = adminHandler(reg, parts.api, allPages{loginPages{login}, &destinationPages{db, login}, checks}, []readiness{
 		{"database", db.Writable},
 		{"keys", health.ready},
 		{"outbox", func(ctx context.Context) error {

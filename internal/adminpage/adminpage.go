@@ -21,6 +21,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 )
@@ -86,7 +87,10 @@ func (t *Template) Render(w http.ResponseWriter, r *http.Request, status int, ti
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", policy)
 	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	w.Write(b.Bytes())
@@ -103,24 +107,25 @@ func SignedIn(ctx context.Context, name, role string) context.Context {
 }
 
 // Guard lets only requests through that name this server by an IP address, as localhost,
-// or by the host of listen (HOST:PORT). A page of a stranger whose name was made to
+// by the host of listen (HOST:PORT), or by one of names. A page of a stranger whose name was made to
 // point here (DNS rebinding) sends its own name as the Host, and so can't read ours.
 // Behind a unix socket (unix:PATH) there is a proxy, which has such a rule of its own.
-func Guard(listen string, h http.Handler) http.Handler {
+func Guard(listen string, h http.Handler, names ...string) http.Handler {
 	if strings.HasPrefix(listen, "unix:") {
 		return h
 	}
 	own, _, _ := net.SplitHostPort(listen)
+	names = append([]string{own}, names...)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !ours(r.Host, own) {
-			http.Error(w, "ask by an IP address, localhost or the host of admin-listen", http.StatusMisdirectedRequest)
+		if !ours(r.Host, names) {
+			http.Error(w, "ask by an IP address, localhost or the host of admin-listen or admin-url", http.StatusMisdirectedRequest)
 			return
 		}
 		h.ServeHTTP(w, r)
 	})
 }
 
-func ours(host, own string) bool {
+func ours(host string, own []string) bool {
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		name = h
@@ -130,5 +135,5 @@ func ours(host, own string) bool {
 		return true
 	}
 	name = strings.TrimSuffix(name, ".")
-	return strings.EqualFold(name, "localhost") || own != "" && strings.EqualFold(name, own)
+	return strings.EqualFold(name, "localhost") || slices.ContainsFunc(own, func(s string) bool { return s != "" && strings.EqualFold(name, s) })
 }

@@ -52,11 +52,17 @@ const (
 	TriggerRemoved = "trigger-removed"
 	APIKeyAdded    = "api-key-added"
 	APIKeyRemoved  = "api-key-removed"
-	KeyChanged     = "key-changed" // the server's keys
-	BackedUp       = "backed-up"   // the database
-	Restored       = "restored"    // a backup; what the log held since is in the database put aside
-	Started        = "started"     // postseal serve
-	Pruned         = "pruned"      // the log itself: entries older than audit-keep
+	AdminAdded     = "admin-added" // an account for the admin pages
+	AdminReset     = "admin-reset" // another password, TOTP secret and role; signed out
+	AdminRemoved   = "admin-removed"
+	AdminSignedIn  = "admin-signed-in"
+	AdminSignedOut = "admin-signed-out"
+	AdminRefused   = "admin-refused" // a wrong try to sign in
+	KeyChanged     = "key-changed"   // the server's keys
+	BackedUp       = "backed-up"     // the database
+	Restored       = "restored"      // a backup; what the log held since is in the database put aside
+	Started        = "started"       // postseal serve
+	Pruned         = "pruned"        // the log itself: entries older than audit-keep
 )
 
 // Kinds are all kinds of entries.
@@ -67,5 +73,5 @@ var Kinds = []string{
 	Retracted, Extended, Recovered, Expired, Held, Released, Purged, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
-	APIKeyAdded, APIKeyRemoved, KeyChanged, BackedUp, Restored, Started, Pruned,
+	APIKeyAdded, APIKeyRemoved, AdminAdded, AdminReset, AdminRemoved, AdminSignedIn, AdminSignedOut, AdminRefused, KeyChanged, BackedUp, Restored, Started, Pruned,
 }

@@ -34,6 +34,7 @@ type Options struct {
 	// Check checks a domain, until ctx is done. It never returns nil.
 	Check    func(ctx context.Context, domain string) *check.Report
 	Listen   string        // admin-listen, see [adminpage.Guard]
+	Names    []string      // hosts beside it, likewise
 	Timeout  time.Duration // of a check; default 45 s
 	Parallel int           // checks at a time; default 2
 	PerHour  int           // checks that are started; default 60
@@ -90,7 +91,7 @@ func New(o Options) *Page {
 	mux.HandleFunc("POST /check", p.start)
 	mux.HandleFunc("GET /check/{id}", p.show)
 	// A check is a change, if a small one: only our own form may ask for it.
-	p.handler = adminpage.Guard(o.Listen, http.NewCrossOriginProtection().Handler(mux))
+	p.handler = adminpage.Guard(o.Listen, http.NewCrossOriginProtection().Handler(mux), o.Names...)
 	return p
 }
 
