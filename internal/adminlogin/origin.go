@@ -124,7 +124,7 @@ func pathOf(to string) string {
 	}
 	u.Fragment, u.RawFragment = "", ""
 	path := u.RequestURI()
-	if !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "//") ||
+	if !strings.HasPrefix(path, "/") || strings.Contains(u.EscapedPath(), "//") ||
 		u.Path == "/login" || strings.HasPrefix(u.Path, "/login/") || u.Path == "/logout" {
 		return home
 	}
