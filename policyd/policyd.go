@@ -168,38 +168,27 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 func (s *Server) serve(c *accept.Conn) error {
 	s.metrics.connections.Inc()
 	defer s.metrics.connections.Dec()
-	var (
-		in  = reader{conn: c}
-		req request
-		out []byte
-	)
-	for {
-		raw, err := in.next()
-		if err != nil {
-			if errors.Is(err, errEnd) || c.Context().Err() != nil {
-				return nil
-			}
-			s.metrics.closed.Inc()
-			return err
+	var req request
+	err := c.Serve(maxRequest, func(in, out []byte) (int, []byte, error) {
+		raw, err := whole(in)
+		if err != nil || raw == nil {
+			return 0, nil, err
 		}
 		if err := req.parse(raw); err != nil {
-			s.metrics.closed.Inc()
-			return fmt.Errorf("bad request: %w", err)
+			return 0, nil, fmt.Errorf("bad request: %w", err)
 		}
 		act, err := s.answer(c.Context(), &req)
 		if err != nil {
-			s.metrics.closed.Inc()
-			return fmt.Errorf("no answer: %w", err)
+			return 0, nil, fmt.Errorf("no answer: %w", err)
 		}
 		if !printable(act.verb) || !printable(act.text) {
-			s.metrics.closed.Inc()
-			return errors.New("no answer: it would not have been one line of printable text")
+			return 0, nil, errors.New("no answer: it would not have been one line of printable text")
 		}
 		s.metrics.count(act.verb)
-		out = act.append(out[:0])
-		if _, err := c.Write(out); err != nil {
-			return fmt.Errorf("write answer: %w", err)
-		}
-		in.done(len(raw))
+		return len(raw), act.append(out), nil
+	})
+	if err != nil {
+		s.metrics.closed.Inc()
 	}
+	return err
 }

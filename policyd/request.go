@@ -4,11 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
-
-	"github.com/postseal/postseal/internal/accept"
 )
 
 // Limits on a request. Postfix's own has some 40 attributes and 1 to 2 kB.
@@ -16,82 +11,21 @@ const (
 	maxLine       = 8 << 10  // bytes of one attribute, name and newline included
 	maxRequest    = 64 << 10 // bytes of a request
 	maxAttributes = 250
-	keepBuffer    = 8 << 10 // bytes of buffer that an idle connection keeps
 )
 
-// errEnd reports that the peer closed the connection between two requests.
-var errEnd = errors.New("end of connection")
-
-// reader cuts a connection into requests.
-type reader struct {
-	conn *accept.Conn
-	buf  []byte // grows to maxRequest
-	end  int    // buf[:end] has been read
-}
-
-// next returns the next request, up to and with its empty line. It is valid until
-// done. The error is errEnd where the peer left between two requests.
-func (r *reader) next() ([]byte, error) {
-	seen := 0 // bytes of the buffer known to hold no end of request
-	for {
-		if i := bytes.Index(r.buf[seen:r.end], []byte("\n\n")); i >= 0 {
-			return r.buf[:seen+i+2], nil
-		}
-		if r.end > 0 && r.buf[0] == '\n' {
-			return nil, errors.New("empty request")
-		}
-		if r.end-1-bytes.LastIndexByte(r.buf[:r.end], '\n') >= maxLine {
-			return nil, fmt.Errorf("line longer than %d bytes", maxLine)
-		}
-		if r.end >= maxRequest {
-			return nil, fmt.Errorf("request longer than %d bytes", maxRequest)
-		}
-		seen = max(0, r.end-1)
-		r.room()
-		n, err := r.conn.Read(r.buf[r.end:], r.end > 0)
-		r.end += n
-		if n > 0 {
-			continue // an error comes again
-		}
-		switch {
-		case r.end == 0 && errors.Is(err, io.EOF):
-			return nil, errEnd
-		case errors.Is(err, io.EOF):
-			return nil, errors.New("connection ended inside a request")
-		case r.end == 0 && isTimeout(err):
-			return nil, errors.New("idle for too long")
-		case isTimeout(err):
-			return nil, errors.New("the rest of a request did not come in time")
-		case err != nil:
-			return nil, fmt.Errorf("read request: %w", err)
-		}
+// whole returns the first request of in, up to and with its empty line; nil where it has
+// not all come.
+func whole(in []byte) ([]byte, error) {
+	if i := bytes.Index(in, []byte("\n\n")); i >= 0 {
+		return in[:i+2], nil
 	}
-}
-
-func isTimeout(err error) bool {
-	var ne net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &ne) && ne.Timeout()
-}
-
-func (r *reader) room() {
 	switch {
-	case r.buf == nil:
-		r.buf = make([]byte, 4<<10)
-	case r.end == len(r.buf):
-		r.buf = append(r.buf, make([]byte, min(len(r.buf), maxRequest-len(r.buf)))...)
+	case in[0] == '\n':
+		return nil, errors.New("empty request")
+	case len(in)-1-bytes.LastIndexByte(in, '\n') >= maxLine:
+		return nil, fmt.Errorf("line longer than %d bytes", maxLine)
 	}
-}
-
-// done drops a request of n bytes, keeps what was read beyond it, and gives a large
-// buffer back.
-func (r *reader) done(n int) {
-	rest := r.buf[n:r.end]
-	if len(r.buf) > keepBuffer && len(rest) <= keepBuffer {
-		r.buf = append(make([]byte, 0, keepBuffer), rest...)[:keepBuffer]
-	} else {
-		copy(r.buf, rest)
-	}
-	r.end = len(rest)
+	return nil, nil
 }
 
 // request holds the attributes that an answer depends on. The strings survive the

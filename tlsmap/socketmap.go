@@ -2,11 +2,9 @@ package tlsmap
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
 	"strconv"
 
 	"github.com/postseal/postseal/internal/accept"
@@ -16,72 +14,29 @@ import (
 const (
 	maxQuery = 10_000 // bytes of a query, without its netstring framing
 	maxReply = 99_000 // Postfix takes up to 100,000
+
+	maxNetstring = len("10000:,") + maxQuery
 )
 
 // serve answers the lookups of one connection, pipelined or not, in their order.
 func (s *Server) serve(c *accept.Conn) error {
 	s.metrics.connections.Inc()
 	defer s.metrics.connections.Dec()
-	var (
-		in        = make([]byte, 2<<10)
-		from, end int // in[from:end] is unanswered
-		out       []byte
-		last      lastQuery
-	)
-	for {
-		n, query, err := parseNetstring(in[from:end])
+	var last lastQuery
+	err := c.Serve(maxNetstring, func(in, out []byte) (int, []byte, error) {
+		n, query, err := parseNetstring(in)
 		if err != nil {
-			s.metrics.closed.Inc()
-			return fmt.Errorf("bad request: %w", err)
+			return 0, nil, fmt.Errorf("bad request: %w", err)
 		}
-		if n > 0 {
-			from += n
-			if out, err = s.respond(c, out, query, &last); err != nil {
-				return err
-			}
-			if len(out) < maxReply {
-				continue
-			}
+		if n == 0 {
+			return 0, nil, nil
 		}
-		if len(out) > 0 {
-			if _, err := c.Write(out); err != nil {
-				return fmt.Errorf("write answer: %w", err)
-			}
-			if out = out[:0]; cap(out) > 16<<10 {
-				out = nil
-			}
-			if n > 0 {
-				continue
-			}
-		}
-		copy(in, in[from:end])
-		from, end = 0, end-from
-		switch {
-		case end == len(in):
-			in = append(in, make([]byte, 10<<10)...) // once: a query is shorter
-		case end == 0 && len(in) > 2<<10:
-			in = make([]byte, 2<<10)
-		}
-		got, err := c.Read(in[end:], end > 0)
-		end += got
-		if got > 0 || err == nil {
-			continue // an error comes again
-		}
-		switch {
-		case c.Context().Err() != nil, end == 0 && errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
-			return nil
-		case errors.Is(err, io.EOF):
-			err = errors.New("connection ended inside a request")
-		case errors.Is(err, os.ErrDeadlineExceeded) && end == 0:
-			err = errors.New("idle for too long")
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = errors.New("the rest of a request did not come in time")
-		default:
-			err = fmt.Errorf("read request: %w", err)
-		}
+		return n, s.respond(c.Context(), out, query, &last), nil
+	})
+	if err != nil {
 		s.metrics.closed.Inc()
-		return err
 	}
+	return err
 }
 
 // parseNetstring cuts one netstring off the front of b: n bytes with its framing. n is 0
@@ -123,19 +78,19 @@ func keep(s *string, b []byte) string {
 }
 
 // respond appends the reply to one query to out.
-func (s *Server) respond(c *accept.Conn, out, query []byte, last *lastQuery) ([]byte, error) {
+func (s *Server) respond(ctx context.Context, out, query []byte, last *lastQuery) []byte {
 	name, key, ok := bytes.Cut(query, []byte{' '})
 	if !ok {
 		s.metrics.count("", Perm)
-		return appendReply(out, Reply{Perm, "want: map key"}), nil
+		return appendReply(out, Reply{Perm, "want: map key"})
 	}
 	mapName := keep(&last.name, name)
-	reply, err := s.Query(c.Context(), mapName, keep(&last.key, key))
+	reply, err := s.Query(ctx, mapName, keep(&last.key, key))
 	s.metrics.count(mapName, reply.Status)
 	if err != nil {
 		s.log.Warn("lookup refused", "map", sanitise(mapName), "key", sanitise(last.key), "status", string(reply.Status), "error", err)
 	}
-	return appendReply(out, reply), nil
+	return appendReply(out, reply)
 }
 
 // appendReply appends r as a netstring.

@@ -1,6 +1,7 @@
 // Package accept is what Postseal's two line-based servers (policy delegation and
 // socketmap) share: an accept loop with a bound on connections, and a connection
-// whose deadlines cost nothing while it is busy.
+// that reads requests and writes their answers, at little more than the cost of the
+// system calls for that.
 //
 // Both protocols have one client, Postfix, which keeps its connections open and
 // asks one thing at a time. So a connection spends its life waiting for a
@@ -23,9 +24,11 @@ import (
 // [Limits.WithDefaults].
 type Limits struct {
 	Connections int           // at a time
-	Idle        time.Duration // between two requests
+	Idle        time.Duration // between two requests, at least; up to two seconds more
 	Request     time.Duration // from the first to the last byte of a request
 	Write       time.Duration // for the peer to take an answer
+
+	look time.Duration // how long a busy connection waits before it looks by itself; see Conn.ready
 }
 
 // WithDefaults fills in what is zero: 2000 connections, idle as given, 30 seconds
@@ -42,6 +45,9 @@ func (l Limits) WithDefaults(idle time.Duration) Limits {
 	}
 	if l.Write == 0 {
 		l.Write = 30 * time.Second
+	}
+	if l.look == 0 {
+		l.look = 2 * time.Second
 	}
 	return l
 }
@@ -115,55 +121,4 @@ func peer(c net.Conn) string {
 		return a.String()
 	}
 	return "unix:" + c.LocalAddr().String()
-}
-
-// Conn is a connection with lazy deadlines: a busy one refreshes them only now and
-// then, so that a deadline may come up to half its length early for a write, and
-// never for a read.
-type Conn struct {
-	conn       net.Conn
-	ctx        context.Context
-	limits     Limits
-	readUntil  time.Time // deadline in force for the first byte of a request
-	writeUntil time.Time
-	partial    bool // the request's own deadline is in force
-}
-
-// Context is done when the server shuts down. What has been read is still to be
-// answered.
-func (c *Conn) Context() context.Context { return c.ctx }
-
-// Read reads into b. partial says that a part of a request has been read already,
-// so that the rest must follow within the limit.
-func (c *Conn) Read(b []byte, partial bool) (int, error) {
-	switch {
-	case partial && !c.partial:
-		c.partial = true
-		c.deadline(time.Now().Add(c.limits.Request))
-		c.readUntil = time.Time{}
-	case !partial:
-		c.partial = false
-		// A deadline between one and one and a half idle times away.
-		if now := time.Now(); now.Add(c.limits.Idle).After(c.readUntil) {
-			c.readUntil = now.Add(c.limits.Idle + c.limits.Idle/2)
-			c.deadline(c.readUntil)
-		}
-	}
-	return c.conn.Read(b)
-}
-
-func (c *Conn) deadline(t time.Time) {
-	c.conn.SetReadDeadline(t)
-	if c.ctx.Err() != nil { // the shutdown's own wake-up may have come just before
-		c.conn.SetReadDeadline(past)
-	}
-}
-
-// Write writes b whole, or fails when the peer does not take it.
-func (c *Conn) Write(b []byte) (int, error) {
-	if now := time.Now(); now.Add(c.limits.Write / 2).After(c.writeUntil) {
-		c.writeUntil = now.Add(c.limits.Write)
-		c.conn.SetWriteDeadline(c.writeUntil)
-	}
-	return c.conn.Write(b)
 }

@@ -1,0 +1,5 @@
+//go:build !linux
+
+package accept
+
+func (c *Conn) exchange() error { return c.exchangeByNet() }
