@@ -250,8 +250,8 @@ func (m *mail) byRecipient(a *policy.Answer, aliased bool) (act action) {
 	case a.Reason == policy.OwnDomain:
 		// An own address that has a rule of its own may be an alias to outside, where
 		// the rule must hold too: cleanup replaces the address after us.
-		for _, r := range []*policy.Rule{a.Input.Recipient, a.Input.Original} {
-			if r != nil && r.IsExplicit() {
+		for _, r := range [...]policy.Found{a.Input.Recipient, a.Input.Original} {
+			if !r.None() && r.IsExplicit() {
 				set &= r.Requirement.Channels()
 			}
 		}
@@ -317,7 +317,7 @@ func (m *mail) mark(t transaction) (policy.Requirement, bool) {
 
 func (m *mail) loginRequires() policy.Requirement {
 	e := m.server.cfg.Engine
-	if r := e.Rules().LookupLogin(m.request.login, e.Now()); r != nil {
+	if r := e.Rules().LookupLogin(m.request.login, e.Now()); !r.None() {
 		return r.Requirement
 	}
 	return policy.None

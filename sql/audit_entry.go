@@ -151,12 +151,12 @@ func auditRules(ctx context.Context, tx *dbsql.Tx, now time.Time, c *change, set
 	var list []audit.Entry
 	for _, k := range c.remove {
 		list = append(list, audit.Entry{Kind: audit.RuleRemoved, Details: audit.Details{
-			"scope": k.scope.String(), "pattern": k.pattern, "before": ruleWords(c.before[k]),
+			"scope": k.scope.String(), "pattern": k.pattern, "before": ruleWords(c.was(k)),
 		}})
 	}
 	sum, added, changed := sha256.New(), 0, 0
 	for _, r := range set {
-		before, after := ruleWords(c.before[keyOf(r)]), ruleWords(r)
+		before, after := ruleWords(c.was(keyOf(r))), ruleWords(r)
 		if before == after {
 			continue
 		}

@@ -76,8 +76,11 @@ func keyOf(r *policy.Rule) key { return key{r.Scope, r.Pattern} }
 type change struct {
 	remove []key
 	set    []*policy.Rule // new ones, or in the place of those with the same key
-	before map[key]*policy.Rule
+	before *policy.Snapshot
 }
+
+// was returns the rule that there was; nil for none.
+func (c *change) was(k key) *policy.Rule { return c.before.Get(k.scope, k.pattern).Rule() }
 
 // Rules returns all rules, sorted by scope and pattern, and their version.
 func (db *DB) Rules(ctx context.Context) (rules []*policy.Rule, version int64, err error) {
@@ -88,6 +91,12 @@ func (db *DB) Rules(ctx context.Context) (rules []*policy.Rule, version int64, e
 	defer tx.Rollback()
 	rules, version, err = loadRules(ctx, tx)
 	return rules, version, db.explain(err)
+}
+
+// Rule returns the rule for a canonical pattern; nil: there is none.
+func (db *DB) Rule(ctx context.Context, scope policy.Scope, pattern string) (*policy.Rule, error) {
+	r, err := oneRule(db.r.QueryContext(ctx, selectRule+`WHERE scope = ? AND pattern = ?`, scope.String(), pattern))
+	return r, db.explain(err)
 }
 
 // RulesVersion returns the version of the rules, which grows with every change.
@@ -109,12 +118,14 @@ func rulesVersion(ctx context.Context, q querier) (v int64, err error) {
 	return v, nil
 }
 
+const selectRule = `SELECT ` + ruleColumns + ` FROM rule `
+
 func loadRules(ctx context.Context, q querier) ([]*policy.Rule, int64, error) {
 	version, err := rulesVersion(ctx, q)
 	if err != nil {
 		return nil, 0, err
 	}
-	rows, err := q.QueryContext(ctx, `SELECT `+ruleColumns+` FROM rule ORDER BY scope, pattern`)
+	rows, err := q.QueryContext(ctx, selectRule+`ORDER BY scope, pattern`)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read the rules: %w", err)
 	}
@@ -180,8 +191,8 @@ func (db *DB) AddRule(ctx context.Context, r *policy.Rule, o ChangeOptions) erro
 // SetRule replaces the whole rule of r's pattern, Created aside; ErrNotFound if
 // there is none.
 func (db *DB) SetRule(ctx context.Context, r *policy.Rule, o ChangeOptions) error {
-	return db.change(ctx, o, func(have map[key]*policy.Rule) (change, error) {
-		if have[keyOf(r)] == nil {
+	return db.change(ctx, o, func(have *policy.Snapshot) (change, error) {
+		if have.Get(r.Scope, r.Pattern).None() {
 			return change{}, fmt.Errorf("%s rule %s: %w: use add to make one", r.Scope, r.Pattern, ErrNotFound)
 		}
 		return change{set: []*policy.Rule{r}}, nil
@@ -191,10 +202,9 @@ func (db *DB) SetRule(ctx context.Context, r *policy.Rule, o ChangeOptions) erro
 // RemoveRule removes a rule. removed is false if there is none. It fails with a
 // *WeakeningError where the rule stood between a broader and a weaker one.
 func (db *DB) RemoveRule(ctx context.Context, scope policy.Scope, pattern string, o ChangeOptions) (removed bool, err error) {
-	err = db.change(ctx, o, func(have map[key]*policy.Rule) (c change, err error) {
-		k := key{scope, pattern}
-		if removed = have[k] != nil; removed {
-			c.remove = []key{k}
+	err = db.change(ctx, o, func(have *policy.Snapshot) (c change, err error) {
+		if removed = !have.Get(scope, pattern).None(); removed {
+			c.remove = []key{{scope, pattern}}
 		}
 		return c, nil
 	})
@@ -205,7 +215,7 @@ func (db *DB) RemoveRule(ctx context.Context, scope policy.Scope, pattern string
 // ErrExists, or where replace is set has its rule replaced; other rules stay. A
 // pattern that comes twice is an error. Errors about one rule are *RuleError.
 func (db *DB) ImportRules(ctx context.Context, rules []*policy.Rule, replace bool, o ChangeOptions) error {
-	return db.change(ctx, o, func(have map[key]*policy.Rule) (change, error) {
+	return db.change(ctx, o, func(have *policy.Snapshot) (change, error) {
 		seen := make(map[key]bool, len(rules))
 		for i, r := range rules {
 			k := keyOf(r)
@@ -213,8 +223,8 @@ func (db *DB) ImportRules(ctx context.Context, rules []*policy.Rule, replace boo
 				return change{}, &RuleError{i, r, errors.New("comes twice")}
 			}
 			seen[k] = true
-			if !replace && have[k] != nil {
-				return change{}, &RuleError{i, r, fmt.Errorf("%w (%s): use set to change it", ErrExists, have[k].Requirement)}
+			if there := have.Get(r.Scope, r.Pattern); !replace && !there.None() {
+				return change{}, &RuleError{i, r, fmt.Errorf("%w (%s): use set to change it", ErrExists, there.Requirement)}
 			}
 		}
 		return change{set: rules}, nil
@@ -222,24 +232,24 @@ func (db *DB) ImportRules(ctx context.Context, rules []*policy.Rule, replace boo
 }
 
 // change carries out a plan if the rules that come of it are sound. The check is
-// made before the write lock is taken, since with a million rules it takes
-// seconds, and once more under it where the rules were changed meanwhile.
-func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[key]*policy.Rule) (change, error)) error {
-	rules, version, err := db.Rules(ctx)
+// made before the write lock is taken, since with a million rules it takes a while,
+// and once more under it where the rules were changed meanwhile.
+func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have *policy.Snapshot) (change, error)) error {
+	rules, err := db.Snapshot(ctx, o.Delimiters, nil)
 	if err != nil {
-		return err
+		return fmt.Errorf("the rules in the database are damaged: %w", err)
 	}
-	c, checkErr := check(rules, o, db.now(), plan)
+	c, checkErr := check(rules, db.now(), plan)
 	return db.write(ctx, func(tx *dbsql.Tx) error {
-		now, err := rulesVersion(ctx, tx)
+		now, err := readMark(ctx, tx)
 		if err != nil {
 			return err
 		}
-		if now != version {
-			if rules, _, err = loadRules(ctx, tx); err != nil {
+		if now != (mark{rules.Version, rules.Seq}) {
+			if rules, err = db.snapshot(ctx, tx, o.Delimiters, rules, false); err != nil {
 				return err
 			}
-			c, checkErr = check(rules, o, db.now(), plan)
+			c, checkErr = check(rules, db.now(), plan)
 		}
 		if checkErr != nil || len(c.remove)+len(c.set) == 0 {
 			return checkErr
@@ -250,16 +260,16 @@ func (db *DB) change(ctx context.Context, o ChangeOptions, plan func(have map[ke
 
 // check returns what plan does to rules, if it leaves them valid and no rule
 // weaker than a broader one that was not so before.
-func check(rules []*policy.Rule, o ChangeOptions, now time.Time, plan func(have map[key]*policy.Rule) (change, error)) (change, error) {
-	have := make(map[key]*policy.Rule, len(rules))
-	for _, r := range rules {
-		have[keyOf(r)] = r
-	}
-	c, err := plan(have)
+func check(before *policy.Snapshot, now time.Time, plan func(have *policy.Snapshot) (change, error)) (change, error) {
+	c, err := plan(before)
 	if err != nil {
 		return change{}, err
 	}
-	c.set, c.before = slices.Clone(c.set), have
+	c.set, c.before = slices.Clone(c.set), before
+	changes := make([]policy.Change, 0, len(c.remove)+len(c.set))
+	for _, k := range c.remove {
+		changes = append(changes, policy.Change{Scope: k.scope, Pattern: k.pattern})
+	}
 	for i, r := range c.set {
 		if end := r.Until.Truncate(time.Microsecond); !end.Equal(r.Until) {
 			kept := *r // checked as it will be kept
@@ -273,38 +283,21 @@ func check(rules []*policy.Rule, o ChangeOptions, now time.Time, plan func(have 
 		if err != nil {
 			return change{}, &RuleError{i, r, err}
 		}
+		changes = append(changes, policy.Change{Scope: r.Scope, Pattern: r.Pattern, Rule: r})
 	}
-	before, err := policy.NewSnapshot(0, rules, o.Delimiters)
-	if err != nil {
-		return change{}, fmt.Errorf("the rules in the database are damaged: %w", err)
-	}
-	gone := make(map[key]bool, len(c.remove)+len(c.set))
-	for _, k := range c.remove {
-		gone[k] = true
-	}
-	for _, r := range c.set {
-		gone[keyOf(r)] = true
-	}
-	left := make([]*policy.Rule, 0, len(rules)+len(c.set))
-	for _, r := range rules {
-		if !gone[keyOf(r)] {
-			left = append(left, r)
-		}
-	}
-	after, err := policy.NewSnapshot(0, append(left, c.set...), o.Delimiters)
+	after, err := before.With(before.Version, changes)
 	if err != nil {
 		return change{}, err
 	}
-	if made := newWeakenings(before, after); len(made) > 0 {
+	if made := newWeakenings(before.WeakeningsUnder(changes), after.WeakeningsUnder(changes)); len(made) > 0 {
 		return change{}, &WeakeningError{made}
 	}
 	return c, nil
 }
 
-// newWeakenings returns those of after that before does not have, to the word:
-// a change to either rule makes it new.
-func newWeakenings(before, after *policy.Snapshot) []policy.Weakening {
-	now := after.Weakenings()
+// newWeakenings returns those that were not there before, to the word: a change to
+// either rule makes it new.
+func newWeakenings(before, now []policy.Weakening) []policy.Weakening {
 	if len(now) == 0 {
 		return nil
 	}
@@ -312,9 +305,10 @@ func newWeakenings(before, after *policy.Snapshot) []policy.Weakening {
 		rule, broader key
 		why           string
 	}
+	keyOf := func(f policy.Found) key { return key{f.Scope, f.Pattern} }
 	idOf := func(w policy.Weakening) id { return id{keyOf(w.Rule), keyOf(w.Broader), w.Why} }
 	old := make(map[id]bool)
-	for _, w := range before.Weakenings() {
+	for _, w := range before {
 		old[idOf(w)] = true
 	}
 	var made []policy.Weakening
@@ -326,7 +320,31 @@ func newWeakenings(before, after *policy.Snapshot) []policy.Weakening {
 	return made
 }
 
+// listedMost is how many rules may change at once and be listed one by one for those who
+// follow. A larger import is read whole by them.
+const listedMost = 1000
+
+// changesKept is how many entries of rule_change are kept.
+const changesKept = changesMost
+
 func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
+	if len(c.remove)+len(c.set) <= listedMost {
+		return db.put(ctx, tx, c)
+	}
+	if _, err := tx.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ('rules_unlisted', 1)`); err != nil {
+		return err
+	}
+	if err := db.put(ctx, tx, c); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM meta WHERE name = 'rules_unlisted'`); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, `INSERT INTO rule_change (scope, pattern) VALUES ('', '')`)
+	return err
+}
+
+func (db *DB) put(ctx context.Context, tx *dbsql.Tx, c change) error {
 	for _, k := range c.remove {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM rule WHERE scope = ? AND pattern = ?`, k.scope.String(), k.pattern); err != nil {
 			return fmt.Errorf("remove %s rule %s: %w", k.scope, k.pattern, err)
@@ -367,6 +385,9 @@ func (db *DB) apply(ctx context.Context, tx *dbsql.Tx, c change) error {
 		}
 	}
 	if err := auditRules(ctx, tx, db.now(), &c, rules); err != nil {
+		return err
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM rule_change WHERE seq <= (SELECT seq FROM sqlite_sequence WHERE name = 'rule_change') - ?`, changesKept); err != nil {
 		return err
 	}
 	_, err = tx.ExecContext(ctx, `UPDATE meta SET value = value + 1 WHERE name = 'rules_version'`)

@@ -285,7 +285,7 @@ func exposed(rules []*policy.Rule, now time.Time) string {
 		if err != nil {
 			return err.Error()
 		}
-		var b *policy.Rule
+		var b policy.Found
 		local, domain, isAddress := strings.Cut(r.Pattern, "@")
 		switch {
 		case r.Scope == policy.ByLogin && r.Pattern == "*":
@@ -303,7 +303,7 @@ func exposed(rules []*policy.Rule, now time.Time) string {
 		default:
 			b = s.Lookup(r.Scope, policy.Address{Local: "nobody", Domain: r.Pattern}, now)
 		}
-		if b != nil && !r.Requirement.Channels().In(b.Requirement.Channels()) {
+		if !b.None() && !r.Requirement.Channels().In(b.Requirement.Channels()) {
 			return fmt.Sprintf("%s under %s", r, b)
 		}
 	}
@@ -391,7 +391,11 @@ func TestNoPlanLeavesAnUnmarkedWeakening(t *testing.T) {
 				weakened(r)
 			}
 			remove := rnd.IntN(4) == 0
-			_, err := check(rules, plus, time.Now(), func(map[key]*policy.Rule) (change, error) {
+			before, err := policy.NewSnapshot(0, rules, "+")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = check(before, time.Now(), func(*policy.Snapshot) (change, error) {
 				if remove {
 					return change{remove: []key{keyOf(r)}}, nil
 				}

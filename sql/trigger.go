@@ -12,20 +12,19 @@ import (
 
 // Policy is what decides on mail, of one moment.
 type Policy struct {
-	Rules    []*policy.Rule    // sorted by scope and pattern
+	Rules    *policy.Snapshot  // without the triggers; its version grows with every change of either
 	Triggers []*policy.Trigger // sorted by kind, header, pattern and sender
-	Version  int64             // grows with every change of either
 }
 
-// Policy returns all rules and triggers.
-func (db *DB) Policy(ctx context.Context) (Policy, error) {
+// Policy returns all rules and triggers. For the other arguments see [DB.Snapshot].
+func (db *DB) Policy(ctx context.Context, d policy.Delimiters, have *policy.Snapshot) (Policy, error) {
 	tx, err := db.r.BeginTx(ctx, nil)
 	if err != nil {
 		return Policy{}, db.explain(err)
 	}
 	defer tx.Rollback()
 	var p Policy
-	if p.Rules, p.Version, err = loadRules(ctx, tx); err == nil {
+	if p.Rules, err = db.snapshot(ctx, tx, d, have, true); err == nil {
 		p.Triggers, err = loadTriggers(ctx, tx)
 	}
 	return p, db.explain(err)

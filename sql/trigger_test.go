@@ -27,12 +27,12 @@ func TestTriggersComeBackAsTheyWere(t *testing.T) {
 	if err := db.ImportTriggers(t.Context(), want, false); err != nil {
 		t.Fatal(err)
 	}
-	p, err := db.Policy(t.Context())
+	p, err := db.Policy(t.Context(), "+", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Version != 1 || version(t, db) != 1 {
-		t.Errorf("version %d after the first change", p.Version)
+	if p.Rules.Version != 1 || version(t, db) != 1 {
+		t.Errorf("version %d after the first change", p.Rules.Version)
 	}
 	if d := cmp.Diff(want, p.Triggers, cmpopts.IgnoreFields(policy.Trigger{}, "ID")); d != "" {
 		t.Error(d)
@@ -73,7 +73,7 @@ func TestDamagedTriggerIsAnError(t *testing.T) {
 	db := openTest(t)
 	mustExec(t, db.w, `PRAGMA ignore_check_constraints = ON`)
 	mustExec(t, db.w, `INSERT INTO content_rule (kind, pattern, requirement, created_at) VALUES ('body', 'x', 'tls', 0)`)
-	if _, err := db.Policy(t.Context()); err == nil {
+	if _, err := db.Policy(t.Context(), "+", nil); err == nil {
 		t.Error("an unknown kind was read")
 	}
 	mustExec(t, db.w, `UPDATE content_rule SET kind = 'subject', requirement = 'maybe'`)

@@ -140,7 +140,7 @@ func (k *Keeper) untilNextEnd() time.Duration {
 	e := k.cfg.Server.cfg.Engine
 	now := e.Now()
 	var ends []time.Duration
-	for _, r := range e.Rules().Rules() {
+	for r := range e.Rules().All {
 		if !r.Until.IsZero() && r.Active(now) {
 			ends = append(ends, r.Until.Sub(now)+time.Second)
 		}

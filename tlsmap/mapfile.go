@@ -224,7 +224,7 @@ func (w *writer) transportFile(ctx context.Context) {
 		}
 	}
 	now := w.cfg.Engine.Now()
-	for _, r := range w.cfg.Engine.Rules().Rules() {
+	for r := range w.cfg.Engine.Rules().All {
 		if r.Active(now) && r.Pattern != "<>" && (r.Scope == policy.ByRecipient || r.Scope == policy.BySender) {
 			put(r.Pattern)
 		}
@@ -337,7 +337,7 @@ func (w *writer) tlsFiles(ctx context.Context) {
 	rules, now := w.cfg.Engine.Rules(), w.cfg.Engine.Now()
 	keys := make(map[string]bool)
 	var exempt []string // domains whose mail may go in plaintext
-	for _, r := range rules.Rules() {
+	for r := range rules.All {
 		if r.Scope != policy.ByRecipient || !r.Active(now) {
 			continue
 		}
@@ -403,7 +403,7 @@ func (w *writer) tlsFiles(ctx context.Context) {
 // senderFile lists sender rules. Postfix looks up the address and @domain, no more.
 func (w *writer) senderFile() {
 	now := w.cfg.Engine.Now()
-	for _, r := range w.cfg.Engine.Rules().Rules() {
+	for r := range w.cfg.Engine.Rules().All {
 		if r.Scope != policy.BySender || !r.Active(now) {
 			continue
 		}

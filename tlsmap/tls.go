@@ -14,7 +14,7 @@ type TLSAnswer struct {
 	Text   string // as smtp_tls_policy_maps has it; "" where nothing is demanded, or it waits
 	Demand policy.TLSDemand
 	Input  policy.TLSInput // its Rule is merged with the administrator's own entry
-	Rule   *policy.Rule    // the one for the domain, nil where there is none
+	Rule   policy.Found    // the one for the domain, none where there is none
 	Admin  string          // the administrator's own entry, "" where there is none or it was not asked for
 }
 
@@ -91,7 +91,7 @@ func (s *Server) opportunistic(ctx context.Context, key string) (TLSAnswer, erro
 	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
 	a.Rule = rules.LookupDomain(a.Input.Domain, now)
 	switch {
-	case a.Rule == nil:
+	case a.Rule.None():
 	case a.Rule.Requirement == policy.None:
 		a.Input.Rule, a.Input.Override = a.Rule.TLS, a.Rule.Override
 	case rules.Exempts(a.Input.Domain, now):
@@ -118,17 +118,17 @@ func (s *Server) mandatory(ctx context.Context, key string) (TLSAnswer, error) {
 	}
 	a := TLSAnswer{Input: policy.TLSInput{Domain: policy.CanonicalDomain(hostOf(key)), Required: true}}
 	a.Rule, a.Input.Rule = s.demand(key, a.Input.Domain)
-	a.Input.Override = a.Rule != nil && a.Rule.Override // without effect; explain says so
+	a.Input.Override = !a.Rule.None() && a.Rule.Override // without effect; explain says so
 	return a, s.finish(ctx, key, &a)
 }
 
 // demand returns the strongest that the rules demand of the TLS of a next-hop: those
 // whose mail goes there, and the one for its domain.
-func (s *Server) demand(key, domain string) (r *policy.Rule, demand policy.TLSParams) {
+func (s *Server) demand(key, domain string) (r policy.Found, demand policy.TLSParams) {
 	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
 	r = rules.LookupDomain(domain, now)
 	// What a rule that requires nothing says of opportunistic TLS is no demand here.
-	if r != nil && (r.Requirement != policy.None || r.TLS.Level >= policy.LevelEncrypt) {
+	if !r.None() && (r.Requirement != policy.None || r.TLS.Level >= policy.LevelEncrypt) {
 		demand = r.TLS
 	}
 	for _, r := range rules.ByNexthop(key, now) {
@@ -248,7 +248,7 @@ func (s *Server) overridden(a *TLSAnswer) {
 		demanded = without.Wait
 	}
 	rule := ""
-	if a.Rule != nil {
+	if !a.Rule.None() {
 		rule = a.Rule.String()
 	}
 	s.log.Info("override used", "dest", in.Domain, "rule", rule, "answer", a.Text, "demanded", demanded)

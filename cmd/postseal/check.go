@@ -233,7 +233,7 @@ func openCheckKit(c *cli.Context, change ...func(*probe.Options, *check.Options)
 		return nil, err
 	}
 	if k.db != nil {
-		if snapshot, err = loadRules(c.Context, cfg, k.db, s.delimiters); err != nil {
+		if snapshot, err = loadRules(c.Context, cfg, k.db, s.delimiters, nil); err != nil {
 			return nil, err
 		}
 		if k.old, err = loadRemembered(c.Context, cfg, k.db); err != nil {

@@ -202,7 +202,7 @@ func (x *explainer) open(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := loadRules(c.Context, x.cfg, x.db, s.delimiters)
+	snapshot, err := loadRules(c.Context, x.cfg, x.db, s.delimiters, nil)
 	if err != nil {
 		return err
 	}

@@ -65,7 +65,7 @@ func (m *mapSource) open(c *cli.Context, keys *escrow.Keys, haveKeys bool) (err 
 	if m.s, err = askPostfix(c.Context, m.cfg, log); err != nil {
 		return err
 	}
-	snapshot, err := loadRules(c.Context, m.cfg, m.db, m.s.delimiters)
+	snapshot, err := loadRules(c.Context, m.cfg, m.db, m.s.delimiters, nil)
 	if err != nil {
 		return err
 	}

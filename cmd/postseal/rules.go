@@ -138,8 +138,7 @@ func putRule(c *cli.Context, scope policy.Scope, set bool) error {
 		if err != nil {
 			return err
 		}
-		copied := *old
-		r = &copied
+		r = old
 	} else if !c.IsSet("require") {
 		return errors.New("name a requirement: --require none, tls, encryption or escrow")
 	}
@@ -295,16 +294,11 @@ func parseUntil(s string) (time.Time, error) {
 }
 
 func findRule(ctx context.Context, db *sql.DB, scope policy.Scope, pattern string) (*policy.Rule, error) {
-	rules, _, err := db.Rules(ctx)
-	if err != nil {
-		return nil, err
+	r, err := db.Rule(ctx, scope, pattern)
+	if err == nil && r == nil {
+		err = fmt.Errorf("there is no %s rule for %s", scope, pattern)
 	}
-	for _, r := range rules {
-		if r.Scope == scope && r.Pattern == pattern {
-			return r, nil
-		}
-	}
-	return nil, fmt.Errorf("there is no %s rule for %s", scope, pattern)
+	return r, err
 }
 
 // listedRule is a rule as --json prints it.
@@ -344,8 +338,9 @@ func listed(r *policy.Rule, s *policy.Snapshot, now time.Time) listedRule {
 	if !r.Until.IsZero() {
 		l.Until = r.Until.UTC().Format(time.RFC3339)
 	}
-	if b := s.Broader(r); b != nil {
-		if _, weaker := r.WeakerThan(b); weaker {
+	f := r.Found()
+	if b := s.Broader(f); !b.None() {
+		if _, weaker := f.WeakerThan(b); weaker {
 			l.WeakerThan = b.String()
 		}
 	}
@@ -446,19 +441,19 @@ func showRule(c *cli.Context, scope policy.Scope) error {
 		return err
 	}
 	defer db.Close()
-	all, err := readListed(c, db, cfg, scope)
+	r, err := findRule(c.Context, db, ruleScope, pattern)
 	if err != nil {
 		return err
 	}
-	for _, l := range all {
-		if l.Scope == ruleScope && l.Pattern == pattern {
-			if c.Bool("json") {
-				return printJSON(c, l)
-			}
-			return printRules(c.App.Writer, []listedRule{l})
-		}
+	s, err := db.Snapshot(c.Context, delimiters(c.Context, cfg), nil)
+	if err != nil {
+		return err
 	}
-	return fmt.Errorf("there is no %s rule for %s", ruleScope, pattern)
+	l := listed(r, s, time.Now())
+	if c.Bool("json") {
+		return printJSON(c, l)
+	}
+	return printRules(c.App.Writer, []listedRule{l})
 }
 
 func removeRule(c *cli.Context, scope policy.Scope) error {

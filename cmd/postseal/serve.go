@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 
 	// The decision: rules in memory, postures of destinations.
 	var rules atomic.Pointer[policy.Snapshot]
-	snapshot, err := loadRules(ctx, cfg, db, s.delimiters)
+	snapshot, err := loadRules(ctx, cfg, db, s.delimiters, nil)
 	if err != nil {
 		return err
 	}
@@ -225,7 +225,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	g.Go(func() error { return watchTriggers(ctx, cfg, s, rules.Load, time.Minute, log) })
 	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
 	notifyReady(log)
-	log.Info("ready", "rules", len(rules.Load().Rules()))
+	log.Info("ready", "rules", rules.Load().Len())
 	err = g.Wait()
 	log.Info("stopped", "error", err)
 	return err
@@ -266,18 +266,18 @@ func keepRules(ctx context.Context, cfg *config, db *sql.DB, rules *atomic.Point
 		if version == rules.Load().Version {
 			return
 		}
-		fresh, err := loadRules(ctx, cfg, db, d)
+		fresh, err := loadRules(ctx, cfg, db, d, rules.Load())
 		for try := 0; err != nil && try < 5 && ctx.Err() == nil; try++ {
 			log.Warn("could not read the rules, trying again", "error", err)
 			time.Sleep(time.Second)
-			fresh, err = loadRules(ctx, cfg, db, d)
+			fresh, err = loadRules(ctx, cfg, db, d, rules.Load())
 		}
 		if err != nil {
 			cancel(err)
 			return
 		}
 		rules.Store(fresh)
-		log.Info("rules changed", "version", fresh.Version, "rules", len(fresh.Rules()))
+		log.Info("rules changed", "version", fresh.Version, "rules", fresh.Len())
 		changed()
 	}
 	db.Watch(ctx, 200*time.Millisecond, reload)

@@ -294,13 +294,9 @@ func newEngine(cfg *config, s *surroundings, rules func() *policy.Snapshot, post
 }
 
 // loadRules makes a snapshot of the rules and triggers in the database, and of the
-// subjects of the settings.
-func loadRules(ctx context.Context, cfg *config, db *sql.DB, d policy.Delimiters) (*policy.Snapshot, error) {
-	p, err := db.Policy(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := policy.NewSnapshot(p.Version, p.Rules, d)
+// subjects of the settings. have is the one before, if there is one.
+func loadRules(ctx context.Context, cfg *config, db *sql.DB, d policy.Delimiters, have *policy.Snapshot) (*policy.Snapshot, error) {
+	p, err := db.Policy(ctx, d, have)
 	if err != nil {
 		return nil, err
 	}
@@ -308,5 +304,5 @@ func loadRules(ctx context.Context, cfg *config, db *sql.DB, d policy.Delimiters
 	if err != nil {
 		return nil, err
 	}
-	return s.WithTriggers(t), nil
+	return p.Rules.WithTriggers(t), nil
 }

@@ -12,12 +12,12 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-func (c *checker) rules(scope policy.Scope) []*policy.Rule {
+func (c *checker) rules(scope policy.Scope) []policy.Found {
 	if c.Rules == nil {
 		return nil
 	}
-	var rs []*policy.Rule
-	for _, r := range c.Rules.Rules() {
+	var rs []policy.Found
+	for r := range c.Rules.All {
 		if r.Scope == scope && r.Requirement != policy.None {
 			rs = append(rs, r)
 		}
@@ -26,7 +26,7 @@ func (c *checker) rules(scope policy.Scope) []*policy.Rule {
 }
 
 // ruleDomain returns the domain that a pattern names, "" for *.
-func ruleDomain(r *policy.Rule) string {
+func ruleDomain(r policy.Found) string {
 	p := r.Pattern
 	if i := strings.LastIndexByte(p, '@'); i >= 0 {
 		p = p[i+1:]
@@ -288,7 +288,7 @@ func (c *checker) checkLists() {
 				continue
 			}
 			r := c.Rules.Lookup(policy.BySender, policy.Address{Local: owner, Domain: origin}, c.p.now())
-			if r == nil || !r.Requirement.Channels().Required() {
+			if r.None() || !r.Requirement.Channels().Required() {
 				c.add(Leak, "list-owner", inMain("alias_maps"), "add a sender rule for "+owner+"@"+origin, "mail to the list %s leaves as mail of %s@%s, whom no rule covers: what is required of the sender who wrote it does not follow", list, owner, origin)
 			}
 		}

@@ -84,7 +84,9 @@ func (c *checker) checkYielding() {
 }
 
 func (c *checker) overridden(pattern string) bool {
-	return c.Rules != nil && slices.ContainsFunc(c.Rules.Rules(), func(r *policy.Rule) bool {
-		return r.Scope == policy.ByRecipient && r.Override && r.Pattern == pattern && r.Active(c.p.now())
-	})
+	if c.Rules == nil {
+		return false
+	}
+	r := c.Rules.Get(policy.ByRecipient, pattern)
+	return !r.None() && r.Override && r.Active(c.p.now())
 }

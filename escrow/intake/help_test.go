@@ -340,13 +340,13 @@ func byWord(q policy.Question) (policy.Answer, error) {
 		rule.Requirement = policy.Encryption
 	case "conflict":
 		rule.Requirement = policy.EscrowOnly
-		in.Sender = &policy.Rule{Scope: policy.BySender, Pattern: "s.example", Requirement: policy.ForcedTLS}
+		in.Sender = (&policy.Rule{Scope: policy.BySender, Pattern: "s.example", Requirement: policy.ForcedTLS}).Found()
 	case "error":
 		return policy.Answer{}, errors.New("no rules today")
 	case "panic":
 		panic("decider")
 	}
-	in.Recipient = rule
+	in.Recipient = rule.Found()
 	if q.Fresh != nil {
 		in.Posture = *q.Fresh
 	}

@@ -78,7 +78,7 @@ func (k *Key) MaySend(address string) bool {
 		rules[i] = &policy.Rule{Scope: policy.BySender, Pattern: p}
 	}
 	s, err := policy.NewSnapshot(0, rules, policy.Delimiters(""))
-	return err == nil && s.Lookup(policy.BySender, a, time.Time{}) != nil
+	return err == nil && !s.Lookup(policy.BySender, a, time.Time{}).None()
 }
 
 // bearer reads an Authorization field (RFC 6750, section 2.1).

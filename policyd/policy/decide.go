@@ -71,19 +71,19 @@ func (p Posture) InGrace(now time.Time, grace time.Duration) bool {
 }
 
 // Input is all that a verdict depends on. Rules are the most specific ones of
-// their scope, nil where there is none.
+// their scope, none where there is none.
 type Input struct {
-	Recipient *Rule
-	Sender    *Rule
-	Login     *Rule
+	Recipient Found
+	Sender    Found
+	Login     Found
 	Content   []*Rule // of all triggers that the message sets off
 	// Returns is the sender rule that covers the recipient: a bounce carries
 	// a message back to its sender, so what a sender requires holds for mail to
 	// that address too.
-	Returns *Rule
+	Returns Found
 	// Original is the recipient rule of the address that an alias or a
 	// rewriting replaced.
-	Original *Rule
+	Original Found
 
 	// DomainTLS is what the rule for the recipient's whole domain demands of the TLS,
 	// where Recipient is the rule of an address, which demands nothing of it.
@@ -106,18 +106,18 @@ type Input struct {
 }
 
 // rules goes through the rules that there are.
-func (in *Input) rules(yield func(*Rule) bool) {
-	for _, r := range [...]*Rule{in.Recipient, in.Original, in.Sender, in.Login} {
-		if r != nil && !yield(r) {
+func (in *Input) rules(yield func(Found) bool) {
+	for _, r := range [...]*Found{&in.Recipient, &in.Original, &in.Sender, &in.Login} {
+		if !r.None() && !yield(*r) {
 			return
 		}
 	}
 	for _, r := range in.Content {
-		if !yield(r) {
+		if !yield(r.Found()) {
 			return
 		}
 	}
-	if in.Returns != nil {
+	if !in.Returns.None() {
 		yield(in.Returns)
 	}
 }
@@ -125,12 +125,12 @@ func (in *Input) rules(yield func(*Rule) bool) {
 // ByOriginal reports whether the address that an alias or a rewriting replaced
 // requires what the recipient, looked up by itself, does not.
 func (in *Input) ByOriginal() bool {
-	if in.Original == nil {
+	if in.Original.None() {
 		return false
 	}
 	alone := AnyChannel
-	for _, r := range []*Rule{in.Recipient, in.Returns} {
-		if r != nil {
+	for _, r := range [...]Found{in.Recipient, in.Returns} {
+		if !r.None() {
 			alone &= r.Requirement.Channels()
 		}
 	}
@@ -192,7 +192,7 @@ func Decide(in Input) Verdict {
 		}
 		v.Life = v.Life.With(r.Life)
 	}
-	if in.Recipient != nil {
+	if !in.Recipient.None() {
 		v.TLS = in.Recipient.TLS
 		if in.Recipient.IsAddress() {
 			v.TLS = in.DomainTLS

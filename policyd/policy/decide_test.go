@@ -10,10 +10,10 @@ import (
 var now = time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)
 
 // options are the rules that one scope may have: none, or one a requirement.
-func options(s Scope, pattern string) []*Rule {
-	rules := []*Rule{nil}
+func options(s Scope, pattern string) []Found {
+	rules := []Found{{}}
 	for q := None; q <= EscrowOnly; q++ {
-		rules = append(rules, &Rule{Scope: s, Pattern: pattern, Requirement: q})
+		rules = append(rules, (&Rule{Scope: s, Pattern: pattern, Requirement: q}).Found())
 	}
 	return rules
 }
@@ -26,8 +26,8 @@ func eachInput(fn func(Input)) {
 		{State: Absent}, {State: Absent, Lost: now.Add(-time.Minute)}, {State: Absent, Lost: now.Add(-time.Hour)},
 		{State: Broken}, {State: Broken, Lost: now.Add(-time.Minute)},
 	}
-	secret := options(ByContent, "secret")
-	content := [][]*Rule{nil, secret[1+Encryption : 2+Encryption], {secret[1+EscrowOnly], secret[1+Encryption]}}
+	secret := func(q Requirement) *Rule { return &Rule{Scope: ByContent, Pattern: "secret", Requirement: q} }
+	content := [][]*Rule{nil, {secret(Encryption)}, {secret(EscrowOnly), secret(Encryption)}}
 	for _, recipient := range options(ByRecipient, "b.example") {
 		for _, original := range options(ByRecipient, "o.example") {
 			for _, sender := range options(BySender, "a.example") {
@@ -57,8 +57,12 @@ func TestDecideHoldsItsPromise(t *testing.T) {
 		v := Decide(in)
 		left := in.Floor.Channels()
 		forbidden := false
-		for _, r := range append([]*Rule{in.Recipient, in.Original, in.Sender, in.Login, in.Returns}, in.Content...) {
-			if r != nil {
+		all := []Found{in.Recipient, in.Original, in.Sender, in.Login, in.Returns}
+		for _, r := range in.Content {
+			all = append(all, r.Found())
+		}
+		for _, r := range all {
+			if !r.None() {
 				left &= r.Requirement.Channels()
 				forbidden = forbidden || v.Channel != 0 && !r.Requirement.Channels().Has(v.Channel)
 			}
@@ -101,9 +105,9 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 			return
 		}
 		with := Decide(in).Allowed
-		for _, r := range []**Rule{&in.Recipient, &in.Original, &in.Sender, &in.Login, &in.Returns} {
+		for _, r := range []*Found{&in.Recipient, &in.Original, &in.Sender, &in.Login, &in.Returns} {
 			kept := *r
-			*r = nil
+			*r = Found{}
 			if without := Decide(in).Allowed; !with.In(without) {
 				bad++
 				t.Errorf("%v added %s to %s", kept, with&^without, without)
@@ -123,26 +127,26 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 
 func TestRuleOfTheRecipientCountsForTLS(t *testing.T) {
 	strict := TLSParams{Level: LevelSecure, Match: []string{"x.example"}}
-	v := Decide(Input{Recipient: &Rule{Requirement: ForcedTLS, TLS: strict, Nexthop: "[x.example]:25"}, Now: now})
+	v := Decide(Input{Recipient: (&Rule{Requirement: ForcedTLS, TLS: strict, Nexthop: "[x.example]:25"}).Found(), Now: now})
 	if v.TLS.Level != LevelSecure || v.Nexthop != "[x.example]:25" {
 		t.Errorf("verdict %+v", v)
 	}
-	if v := Decide(Input{Recipient: &Rule{Requirement: ForcedTLS}}); v.TLS.Level != LevelEncrypt {
+	if v := Decide(Input{Recipient: (&Rule{Requirement: ForcedTLS}).Found()}); v.TLS.Level != LevelEncrypt {
 		t.Errorf("level %s without one in the rule", v.TLS.Level)
 	}
 }
 
 func TestUnknownRequirementAllowsNothing(t *testing.T) {
-	if v := Decide(Input{Sender: &Rule{Requirement: 99}}); v.Channel != 0 || v.Reason != Conflict {
+	if v := Decide(Input{Sender: (&Rule{Requirement: 99}).Found()}); v.Channel != 0 || v.Reason != Conflict {
 		t.Errorf("verdict %+v", v)
 	}
 }
 
 func TestConflictNamesTheRules(t *testing.T) {
 	in := Input{
-		Recipient: &Rule{Scope: ByRecipient, Pattern: "b.example", Requirement: ForcedTLS},
-		Sender:    &Rule{Scope: BySender, Pattern: "a.example", Requirement: EscrowOnly},
-		Login:     &Rule{Scope: ByLogin, Pattern: "doc", Requirement: Encryption},
+		Recipient: (&Rule{Scope: ByRecipient, Pattern: "b.example", Requirement: ForcedTLS}).Found(),
+		Sender:    (&Rule{Scope: BySender, Pattern: "a.example", Requirement: EscrowOnly}).Found(),
+		Login:     (&Rule{Scope: ByLogin, Pattern: "doc", Requirement: Encryption}).Found(),
 	}
 	v := Decide(in)
 	text := strings.Join(Explain(in, v), "\n")

@@ -115,9 +115,9 @@ func (e *Engine) gather(q *Question) Input {
 		Now:            now,
 		Grace:          e.Grace,
 	}
-	if in.Recipient != nil && in.Recipient.IsAddress() {
+	if !in.Recipient.None() && in.Recipient.IsAddress() {
 		// As the map secure-tls-policy, which is asked for the domain.
-		if r := rules.LookupDomain(q.Recipient.Domain, now); r != nil && (r.Requirement != None || r.TLS.Level >= LevelEncrypt) {
+		if r := rules.LookupDomain(q.Recipient.Domain, now); !r.None() && (r.Requirement != None || r.TLS.Level >= LevelEncrypt) {
 			in.DomainTLS = r.TLS
 		}
 	}
@@ -126,7 +126,7 @@ func (e *Engine) gather(q *Question) Input {
 	}
 	if !q.Recipient.IsNull() {
 		// Not by a rule for *: it covers the null sender, and so each bounce by itself.
-		if r := rules.Lookup(BySender, q.Recipient, now); r != nil && r.Pattern != "*" {
+		if r := rules.Lookup(BySender, q.Recipient, now); !r.None() && r.Pattern != "*" {
 			in.Returns = r
 		}
 	}
@@ -183,8 +183,8 @@ func (e *Engine) decide(ctx context.Context, q Question) (Answer, error) {
 func (e *Engine) Sender(sender Address, login string) Channels {
 	rules, now := e.Rules(), e.Now()
 	allowed := AnyChannel
-	for _, r := range []*Rule{rules.Lookup(BySender, sender, now), rules.LookupLogin(login, now)} {
-		if r != nil {
+	for _, r := range [...]Found{rules.Lookup(BySender, sender, now), rules.LookupLogin(login, now)} {
+		if !r.None() {
 			allowed &= r.Requirement.Channels()
 		}
 	}

@@ -38,8 +38,8 @@ func TestLifetimesOfSeveralRules(t *testing.T) {
 
 func TestDecideTakesTheStrictestLifetime(t *testing.T) {
 	v := Decide(Input{
-		Recipient: &Rule{Scope: ByRecipient, Pattern: "b.example", Requirement: EscrowOnly, Life: Lifetimes{Usual: 48 * time.Hour, Max: 96 * time.Hour}},
-		Sender:    &Rule{Scope: BySender, Pattern: "a.example", Requirement: Encryption, Life: Lifetimes{Usual: 24 * time.Hour, Max: 72 * time.Hour, Min: time.Hour}},
+		Recipient: (&Rule{Scope: ByRecipient, Pattern: "b.example", Requirement: EscrowOnly, Life: Lifetimes{Usual: 48 * time.Hour, Max: 96 * time.Hour}}).Found(),
+		Sender:    (&Rule{Scope: BySender, Pattern: "a.example", Requirement: Encryption, Life: Lifetimes{Usual: 24 * time.Hour, Max: 72 * time.Hour, Min: time.Hour}}).Found(),
 	})
 	if want := (Lifetimes{Usual: 24 * time.Hour, Min: time.Hour, Max: 72 * time.Hour}); v.Life != want {
 		t.Errorf("%v, want %v", v.Life, want)

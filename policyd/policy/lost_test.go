@@ -41,7 +41,7 @@ func TestALossWeakensNothing(t *testing.T) {
 func TestExplainTellsOfALoss(t *testing.T) {
 	at := func(d int) time.Time { return time.Date(2026, 3, d, 12, 0, 0, 0, time.UTC) }
 	in := Input{
-		Recipient: &Rule{Scope: ByRecipient, Pattern: "x.example", Requirement: Encryption}, Now: at(9), Grace: time.Hour,
+		Recipient: (&Rule{Scope: ByRecipient, Pattern: "x.example", Requirement: Encryption}).Found(), Now: at(9), Grace: time.Hour,
 		Posture: Posture{State: Absent, Checked: at(9), Since: at(1), Worked: at(7), Lost: at(8)},
 	}
 	last := func() string { why := Explain(in, Decide(in)); return why[len(why)-1] }

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -95,6 +96,7 @@ const (
 	formDomain         // domain
 	formParent         // .parent
 	formAny            // *
+	forms
 )
 
 func patternForm(scope Scope, p string) int {
@@ -246,14 +248,8 @@ func (r *Rule) Validate() error {
 	if p, err := canonicalPattern(r.Scope, r.typed()); err != nil || p != r.Pattern {
 		return fmt.Errorf("pattern %q is not canonical", r.Pattern)
 	}
-	if r.Weaken && strings.TrimSpace(r.Note) == "" {
-		return errors.New("--weaken wants a reason: add --note WHY")
-	}
-	if err := r.validateOverride(); err != nil {
+	if err := cmp.Or(r.validateOverride(), r.checkNote(r.Note)); err != nil {
 		return err
-	}
-	if strings.ContainsAny(r.Note, "\r\n\x00") || len(r.Note) > 1000 {
-		return errors.New("the note must be one line of at most 1000 bytes")
 	}
 	switch r.Verify {
 	case "", "code", "passphrase", "account":
@@ -284,6 +280,19 @@ func (r *Rule) Validate() error {
 		}
 	}
 	return r.validateTLS()
+}
+
+// checkNote checks what r says of a note, r's own or another.
+func (r *Rule) checkNote(note string) error {
+	switch {
+	case r.Weaken && strings.TrimSpace(note) == "":
+		return errors.New("--weaken wants a reason: add --note WHY")
+	case r.Override && strings.TrimSpace(note) == "":
+		return errors.New("--override wants a reason: add --note WHY")
+	case strings.ContainsAny(note, "\r\n\x00") || len(note) > 1000:
+		return errors.New("the note must be one line of at most 1000 bytes")
+	}
+	return nil
 }
 
 // MaxOverride is for how long a rule may pass by what a destination publishes, from the
@@ -405,18 +414,6 @@ func (r *Rule) validateTLS() error {
 		}
 	}
 	return nil
-}
-
-// WeakerThan reports whether r lets something happen that the broader rule b
-// forbids, and says what.
-func (r *Rule) WeakerThan(b *Rule) (why string, weaker bool) {
-	if extra := r.Requirement.Channels() &^ b.Requirement.Channels(); extra != 0 {
-		return fmt.Sprintf("%s allows %s, which %s forbids", r, extra, b), true
-	}
-	if r.Requirement.Channels().Has(TLS) && r.Scope == ByRecipient && !r.IsAddress() && r.TLS.Level < b.TLS.Level && b.TLS.Level > LevelEncrypt {
-		return fmt.Sprintf("%s has TLS level %s, below the %s of %s", r, max(r.TLS.Level, LevelEncrypt), b.TLS.Level, b), true
-	}
-	return "", false
 }
 
 // PostfixPolicy returns the right-hand side of smtp_tls_policy_maps for p at

@@ -1,50 +1,30 @@
 package policy
 
 import (
-	"fmt"
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 )
 
 // Snapshot is an immutable set of rules, looked up without locks. Servers hold
-// it behind an atomic pointer and replace it whole.
+// it behind an atomic pointer and replace it whole. It is made by [NewSnapshot] or a
+// [Builder], or from the one before by [Snapshot.With].
 type Snapshot struct {
-	Version    int64 // of the rules in the database
-	rules      []*Rule
-	by         [scopes]map[string]*Rule
-	byNexthop  map[string][]*Rule // recipient rules with a next-hop, by NormalNexthop
-	exempt     map[string][]*Rule // address rules that require nothing, by domain
+	Version int64 // of the rules in the database
+	Seq     int64 // number of the last change in it, as the database counts them
+
+	records    records
+	terms      []*Terms // by number
+	uses       []uint32 // rules that have them
+	interned   map[termsKey]uint32
+	by         [scopes][forms]index
+	byNexthop  map[string][]*Terms // of recipient rules with a next-hop, by NormalNexthop
+	exempt     index               // address rules that require nothing: of each domain the one that ends last
+	n          int                 // rules
+	dead       int                 // bytes of records that are none any more
 	delimiters Delimiters
 	triggers   *Triggers
-}
-
-// NewSnapshot indexes rules. delimiters is Postfix's recipient_delimiter. It
-// fails on an invalid rule and on two rules for one pattern of one scope, so that
-// a damaged database is never read as "no rule".
-func NewSnapshot(version int64, rules []*Rule, delimiters Delimiters) (*Snapshot, error) {
-	s := &Snapshot{Version: version, rules: rules, delimiters: delimiters}
-	for i := range s.by {
-		s.by[i] = make(map[string]*Rule)
-	}
-	s.byNexthop, s.exempt = make(map[string][]*Rule), make(map[string][]*Rule)
-	for _, r := range rules {
-		if err := r.Validate(); err != nil {
-			return nil, fmt.Errorf("rule %d (%s %s): %w", r.ID, r.Scope, r.Pattern, err)
-		}
-		if _, twice := s.by[r.Scope][r.Pattern]; twice {
-			return nil, fmt.Errorf("two %s rules for %s", r.Scope, r.Pattern)
-		}
-		s.by[r.Scope][r.Pattern] = r
-		if r.Nexthop != "" {
-			hop := NormalNexthop(r.Nexthop)
-			s.byNexthop[hop] = append(s.byNexthop[hop], r)
-		}
-		if at := strings.LastIndexByte(r.Pattern, '@'); at > 0 && r.Scope == ByRecipient && r.Requirement == None {
-			s.exempt[r.Pattern[at+1:]] = append(s.exempt[r.Pattern[at+1:]], r)
-		}
-	}
-	return s, nil
 }
 
 // WithTriggers returns a snapshot with the same rules and these triggers.
@@ -57,44 +37,93 @@ func (s *Snapshot) WithTriggers(t *Triggers) *Snapshot {
 // Triggers returns the triggers of the same moment; nil where there are none.
 func (s *Snapshot) Triggers() *Triggers { return s.triggers }
 
-// Rules returns all rules. The slice must not be changed.
-func (s *Snapshot) Rules() []*Rule { return s.rules }
+// Len returns how many rules there are.
+func (s *Snapshot) Len() int { return s.n }
 
-// Get returns the rule with exactly this canonical pattern, or nil.
-func (s *Snapshot) Get(scope Scope, pattern string) *Rule { return s.by[scope][pattern] }
+// All goes through all rules, in no order.
+func (s *Snapshot) All(yield func(Found) bool) {
+	for f := range s.live {
+		if !yield(f) {
+			return
+		}
+	}
+}
+
+// live goes through all rules, with where they stand.
+func (s *Snapshot) live(yield func(f Found, at uint32) bool) {
+	for at := uint32(recordFirst); int(at) < len(s.records); at = s.records.next(at) {
+		f := s.at(at)
+		if s.dead > 0 {
+			if now, _ := s.by[f.Scope][f.form].find(s.records, f.Pattern); now != at {
+				continue // another took its place, or none
+			}
+		}
+		if !yield(f, at) {
+			return
+		}
+	}
+}
+
+// at returns the rule that stands at at.
+func (s *Snapshot) at(at uint32) Found {
+	return Found{s.terms[s.records.terms(at)], s.records.pattern(at), s.records.note(at)}
+}
+
+// Get returns the rule with exactly this canonical pattern, or none.
+func (s *Snapshot) Get(scope Scope, pattern string) Found {
+	if scope >= scopes {
+		return Found{}
+	}
+	return s.get(&s.by[scope][patternForm(scope, pattern)], pattern)
+}
+
+func (s *Snapshot) get(x *index, key string) Found {
+	if at, _ := x.find(s.records, key); at != 0 {
+		return s.at(at)
+	}
+	return Found{}
+}
+
+// filter says which of the rules that cover something count.
+type filter struct {
+	now time.Time
+	any bool   // whether in force at now or not
+	not string // pattern of one that does not
+}
+
+func (w filter) takes(f Found) bool {
+	return f.Terms != nil && (w.any || f.Active(w.now)) && (w.not == "" || f.Pattern != w.not)
+}
 
 // Lookup returns the most specific rule of scope (recipient or sender) that
 // covers a and is in force at now: the address, the address without its
-// extension, the domain, its nearest parent, *; nil if there is none. It is the
+// extension, the domain, its nearest parent, *; none if there is none. It is the
 // order of Postfix's transport(5) and access(5).
-func (s *Snapshot) Lookup(scope Scope, a Address, now time.Time) *Rule {
-	m := s.by[scope]
-	if len(m) == 0 {
-		return nil
-	}
-	active := func(r *Rule) bool { return r != nil && r.Active(now) }
-	if a.IsNull() {
-		if r := m["<>"]; active(r) {
-			return r
-		}
-	} else {
-		var buf [320]byte
-		if r := m[string(appendKey(buf[:0], a.Local, a.Domain))]; active(r) {
-			return r
-		}
-		if base, ok := s.delimiters.Split(a.Local); ok {
-			if r := m[string(appendKey(buf[:0], base, a.Domain))]; active(r) {
-				return r
+func (s *Snapshot) Lookup(scope Scope, a Address, now time.Time) Found {
+	if addresses := &s.by[scope][formAddress]; addresses.n > 0 {
+		if a.IsNull() {
+			if f := s.get(addresses, "<>"); f.Terms != nil && f.Active(now) {
+				return f
+			}
+		} else {
+			var buf [320]byte
+			if f := s.get(addresses, string(appendKey(buf[:0], a.Local, a.Domain))); f.Terms != nil && f.Active(now) {
+				return f
+			}
+			if base, ok := s.delimiters.Split(a.Local); ok {
+				if f := s.get(addresses, string(appendKey(buf[:0], base, a.Domain))); f.Terms != nil && f.Active(now) {
+					return f
+				}
 			}
 		}
 	}
-	return lookupDomain(m, a.Domain, active)
+	return s.lookupDomain(scope, a.Domain, filter{now: now})
 }
 
 // LookupDomain returns the most specific recipient rule for a whole domain (or
-// a next-hop's host name): the domain, its nearest parent, *; nil if none.
-func (s *Snapshot) LookupDomain(domain string, now time.Time) *Rule {
-	return lookupDomain(s.by[ByRecipient], domain, func(r *Rule) bool { return r != nil && r.Active(now) })
+// a next-hop's host name): the domain, its nearest parent, *; none if there is none.
+func (s *Snapshot) LookupDomain(domain string, now time.Time) Found {
+	return s.lookupDomain(ByRecipient, domain, filter{now: now})
 }
 
 // NormalNexthop returns the form in which next-hops are compared: lower case,
@@ -107,18 +136,19 @@ func NormalNexthop(hop string) string {
 	return strings.TrimSuffix(hop, ":smtp")
 }
 
-// ByNexthop returns the recipient rules in force at now whose mail goes to hop.
-func (s *Snapshot) ByNexthop(hop string, now time.Time) []*Rule {
+// ByNexthop returns what the recipient rules in force at now say whose mail goes to hop.
+// What several of them say alike comes once.
+func (s *Snapshot) ByNexthop(hop string, now time.Time) []*Terms {
 	if len(s.byNexthop) == 0 {
 		return nil
 	}
 	all := s.byNexthop[NormalNexthop(hop)]
-	for i, r := range all {
-		if !r.Active(now) { // rare: only then is a copy made
+	for i, t := range all {
+		if !t.Active(now) { // rare: only then is a copy made
 			active := slices.Clone(all[:i])
-			for _, r := range all[i+1:] {
-				if r.Active(now) {
-					active = append(active, r)
+			for _, t := range all[i+1:] {
+				if t.Active(now) {
+					active = append(active, t)
 				}
 			}
 			return active
@@ -130,28 +160,29 @@ func (s *Snapshot) ByNexthop(hop string, now time.Time) []*Rule {
 // Exempts reports whether an address of domain is exempt at now from what holds
 // for the domain: mail to it goes by the domain's next-hop without any demand.
 func (s *Snapshot) Exempts(domain string, now time.Time) bool {
-	return slices.ContainsFunc(s.exempt[domain], func(r *Rule) bool { return r.Active(now) })
+	f := s.get(&s.exempt, domain)
+	return f.Terms != nil && f.Active(now)
 }
 
-func lookupDomain(m map[string]*Rule, domain string, active func(*Rule) bool) *Rule {
+func (s *Snapshot) lookupDomain(scope Scope, domain string, w filter) Found {
 	if domain != "" {
-		if r := m[domain]; active(r) {
-			return r
+		if f := s.get(&s.by[scope][formDomain], domain); w.takes(f) {
+			return f
 		}
-		if domain[0] != '[' {
+		if parents := &s.by[scope][formParent]; parents.n > 0 && domain[0] != '[' {
 			for i := 0; i < len(domain); i++ {
 				if domain[i] == '.' {
-					if r := m[domain[i:]]; active(r) {
-						return r
+					if f := s.get(parents, domain[i:]); w.takes(f) {
+						return f
 					}
 				}
 			}
 		}
 	}
-	if r := m["*"]; active(r) {
-		return r
+	if f := s.get(&s.by[scope][formAny], "*"); w.takes(f) {
+		return f
 	}
-	return nil
+	return Found{}
 }
 
 func appendKey(b []byte, local, domain string) []byte {
@@ -174,11 +205,10 @@ func appendKey(b []byte, local, domain string) []byte {
 }
 
 // LookupLogin returns the most specific rule for a SASL login: the login, its
-// @realm, *; nil if there is none or login is empty.
-func (s *Snapshot) LookupLogin(login string, now time.Time) *Rule {
-	m := s.by[ByLogin]
-	if login == "" || len(m) == 0 {
-		return nil
+// @realm, *; none if there is none or login is empty.
+func (s *Snapshot) LookupLogin(login string, now time.Time) Found {
+	if by := &s.by[ByLogin]; login == "" || by[formAddress].n+by[formDomain].n+by[formParent].n+by[formAny].n == 0 {
+		return Found{}
 	}
 	login = strings.ToLower(login)
 	keys := [3]string{login, "", "*"}
@@ -186,52 +216,70 @@ func (s *Snapshot) LookupLogin(login string, now time.Time) *Rule {
 		keys[1] = login[i:]
 	}
 	for _, k := range keys {
-		if r := m[k]; k != "" && r != nil && r.Active(now) {
-			return r
+		if k == "" {
+			continue
+		}
+		if f := s.Get(ByLogin, k); f.Terms != nil && f.Active(now) {
+			return f
 		}
 	}
-	return nil
+	return Found{}
 }
 
-// Broader returns the rule that r falls under: the next, less specific one of
-// its scope, active or not; nil if there is none.
-func (s *Snapshot) Broader(r *Rule) *Rule {
-	m := s.by[r.Scope]
-	any := func(b *Rule) bool { return b != nil && b != r && b.Pattern != r.Pattern }
-	switch patternForm(r.Scope, r.Pattern) {
+// Broader returns the rule that f falls under: the next, less specific one of
+// its scope, in force or not; none if there is none.
+func (s *Snapshot) Broader(f Found) Found {
+	other := filter{any: true, not: f.Pattern}
+	or := func(b Found) Found {
+		if other.takes(b) {
+			return b
+		}
+		return Found{}
+	}
+	switch patternForm(f.Scope, f.Pattern) {
 	case formAny:
-		return nil
+		return Found{}
 	case formAddress:
-		if r.Scope == ByLogin {
-			if i := strings.LastIndexByte(r.Pattern, '@'); i >= 0 && any(m[r.Pattern[i:]]) {
-				return m[r.Pattern[i:]]
+		i := strings.LastIndexByte(f.Pattern, '@')
+		if f.Scope == ByLogin {
+			if i >= 0 {
+				if b := s.Get(ByLogin, f.Pattern[i:]); other.takes(b) {
+					return b
+				}
 			}
-			return m["*"]
+			return or(s.Get(ByLogin, "*"))
 		}
-		i := strings.LastIndexByte(r.Pattern, '@')
 		if i < 0 { // <>
-			return m["*"]
+			return or(s.Get(f.Scope, "*"))
 		}
-		if base, ok := s.delimiters.Split(r.Pattern[:i]); ok {
-			if b := m[base+r.Pattern[i:]]; any(b) {
+		if base, ok := s.delimiters.Split(f.Pattern[:i]); ok {
+			if b := s.Get(f.Scope, base+f.Pattern[i:]); other.takes(b) {
 				return b
 			}
 		}
-		return lookupDomain(m, r.Pattern[i+1:], any)
+		return s.lookupDomain(f.Scope, f.Pattern[i+1:], other)
 	case formDomain:
-		if r.Scope == ByLogin {
-			return m["*"]
+		if f.Scope == ByLogin {
+			return or(s.Get(ByLogin, "*"))
 		}
-		return lookupDomain(m, r.Pattern, any)
+		return s.lookupDomain(f.Scope, f.Pattern, other)
 	}
-	return lookupDomain(m, r.Pattern[1:], func(b *Rule) bool {
-		return any(b) && b.Pattern != r.Pattern[1:]
-	})
+	// Of a parent: not the domain of the same name, which it does not fall under.
+	if parents := &s.by[f.Scope][formParent]; parents.n > 0 {
+		for i := 1; i < len(f.Pattern); i++ {
+			if f.Pattern[i] == '.' {
+				if b := s.get(parents, f.Pattern[i:]); other.takes(b) {
+					return b
+				}
+			}
+		}
+	}
+	return or(s.Get(f.Scope, "*"))
 }
 
 // Weakening is a rule that allows what the broader rule it falls under forbids.
 type Weakening struct {
-	Rule, Broader *Rule
+	Rule, Broader Found
 	Why           string
 }
 
@@ -239,22 +287,47 @@ type Weakening struct {
 // under, without being marked so (Weaken), sorted by pattern. A change of the
 // rules that would make one is refused. Where the broader rule ends before the
 // rule does, the rule will fall under the next one, which then counts too.
-func (s *Snapshot) Weakenings() []Weakening {
+func (s *Snapshot) Weakenings() []Weakening { return s.weakenings(func(Found) bool { return true }) }
+
+// WeakeningsUnder returns those of Weakenings whose rule is one of changes, or may fall
+// under one of them. Others can't come or go by these changes.
+func (s *Snapshot) WeakeningsUnder(changes []Change) []Weakening {
+	if len(changes) > 100 { // with so many it is not quicker
+		return s.Weakenings()
+	}
+	return s.weakenings(func(f Found) bool {
+		return slices.ContainsFunc(changes, func(c Change) bool { return c.Scope == f.Scope && mayCover(c.Pattern, f.Pattern) })
+	})
+}
+
+// mayCover reports whether a rule for under can fall under one for pattern of the same
+// scope, or is one for it. It may say yes where it does not.
+func mayCover(pattern, under string) bool {
+	if pattern == "*" || strings.HasSuffix(under, pattern) {
+		return true
+	}
+	i := strings.LastIndexByte(pattern, '@') // an address, under which are its extensions
+	return i > 0 && strings.HasSuffix(under, pattern[i:]) && strings.HasPrefix(under, pattern[:i])
+}
+
+func (s *Snapshot) weakenings(about func(Found) bool) []Weakening {
 	var found []Weakening
-	for _, r := range s.rules {
-		if r.Weaken {
+	for f := range s.All {
+		if f.Weaken || !about(f) {
 			continue
 		}
-		for b := s.Broader(r); b != nil; b = s.Broader(b) {
-			if why, weaker := r.WeakerThan(b); weaker {
-				found = append(found, Weakening{r, b, why})
+		for b := s.Broader(f); !b.None(); b = s.Broader(b) {
+			if why, weaker := f.WeakerThan(b); weaker {
+				found = append(found, Weakening{f, b, why})
 				break
 			}
-			if b.Until.IsZero() || !r.Until.IsZero() && !r.Until.After(b.Until) {
-				break // r is never in force without b
+			if b.Until.IsZero() || !f.Until.IsZero() && !f.Until.After(b.Until) {
+				break // f is never in force without b
 			}
 		}
 	}
-	slices.SortFunc(found, func(a, b Weakening) int { return strings.Compare(a.Rule.Pattern, b.Rule.Pattern) })
+	slices.SortFunc(found, func(a, b Weakening) int {
+		return cmp.Or(strings.Compare(a.Rule.Pattern, b.Rule.Pattern), cmp.Compare(a.Rule.Scope, b.Rule.Scope))
+	})
 	return found
 }

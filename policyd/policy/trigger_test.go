@@ -122,7 +122,7 @@ func TestSendersAreCoveredAsByRules(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got, want := coversSender(p, addr, "+"), s.Lookup(BySender, addr, now) != nil; got != want {
+			if got, want := coversSender(p, addr, "+"), !s.Lookup(BySender, addr, now).None(); got != want {
 				t.Errorf("%s covers <%s>: %v, by a rule: %v", typed, a, got, want)
 			}
 		}
