@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -164,8 +165,8 @@ type Verdict struct {
 	Reason  Reason
 	TLS     TLSParams // demanded of the TLS, level encrypt or above where TLS is chosen for required mail
 	Nexthop string    // of the recipient's rule; "" for the MX of the domain
-	Verify  string    // pickup verification by rule; "" for the default
-	Mode    string    // seal mode by rule; "" for the default
+	Verify  string    // pickup verification, the strictest of all rules; "" for the default
+	Mode    string    // seal mode, likewise
 	Life    Lifetimes // of the sealed message, the strictest of all rules
 	// Language of notices and pages by rule, BCP 47; "" where none says.
 	Language string
@@ -181,12 +182,8 @@ func Decide(in Input) Verdict {
 	v := Verdict{Allowed: in.Floor.Channels()}
 	for r := range in.rules {
 		v.Allowed &= r.Requirement.Channels()
-		if v.Verify == "" {
-			v.Verify = r.Verify
-		}
-		if v.Mode == "" {
-			v.Mode = r.Mode
-		}
+		v.Verify = stricter(verifications, v.Verify, r.Verify)
+		v.Mode = stricter(modes, v.Mode, r.Mode)
 		if v.Language == "" {
 			v.Language = r.Language
 		}
@@ -208,6 +205,21 @@ func Decide(in Input) Verdict {
 		v.TLS.Level = max(v.TLS.Level, LevelEncrypt)
 	}
 	return v
+}
+
+// What rules may say of a sealed message, the strictest last.
+var (
+	verifications = []string{"", "code", "account", "passphrase"}
+	modes         = []string{"", "recoverable", "sealed"}
+)
+
+// stricter returns the one of two words that stands further behind in order: no scope
+// weakens what another demands.
+func stricter(order []string, a, b string) string {
+	if slices.Index(order, b) > slices.Index(order, a) {
+		return b
+	}
+	return a
 }
 
 func prefer(in *Input, allowed Channels) (Channel, Reason) {

@@ -125,6 +125,28 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 	})
 }
 
+// Of several rules that say how a sealed message is picked up the strictest counts,
+// whichever scope it is of.
+func TestTheStrictestVerificationCounts(t *testing.T) {
+	words := []string{"", "code", "account", "passphrase"}
+	modes := []string{"", "recoverable", "sealed"}
+	rule := func(i, m int) *Rule { return &Rule{Requirement: Encryption, Verify: words[i], Mode: modes[m]} }
+	for a := range words {
+		for b := range words {
+			for c := range words {
+				in := Input{Recipient: rule(a, a%3), Sender: rule(b, b%3), Login: rule(c, c%3)}
+				v := Decide(in)
+				if want := words[max(a, b, c)]; v.Verify != want {
+					t.Errorf("%q, %q and %q: %q, want %q", words[a], words[b], words[c], v.Verify, want)
+				}
+				if want := modes[max(a%3, b%3, c%3)]; v.Mode != want {
+					t.Errorf("%q, %q and %q: %q, want %q", modes[a%3], modes[b%3], modes[c%3], v.Mode, want)
+				}
+			}
+		}
+	}
+}
+
 func TestRuleOfTheRecipientCountsForTLS(t *testing.T) {
 	strict := TLSParams{Level: LevelSecure, Match: []string{"x.example"}}
 	v := Decide(Input{Recipient: (&Rule{Requirement: ForcedTLS, TLS: strict, Nexthop: "[x.example]:25"}).Found(), Now: now})
