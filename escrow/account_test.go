@@ -473,6 +473,19 @@ func TestACodeDeviceDoesNotOpenWhatWantsAnAccount(t *testing.T) {
 	if _, err := b.admitted(p, d); !errors.Is(err, escrow.ErrUnknown) {
 		t.Errorf("a code opened it: %v", err)
 	}
+	if _, s, err := b.InboxOpen(t.Context(), d, p.ItemID); s != nil || !errors.Is(err, escrow.ErrNeedsLink) {
+		t.Errorf("a code opened it in the inbox: %v", err)
+	}
+	secret := b.letter("Subject: the finding", "x", escrow.Recipient{Address: recipient, Verify: escrow.VerifyAccount})
+	items, _ := b.inbox(d, escrow.InboxQuery{})
+	for _, it := range items {
+		if it.Openable != (it.ItemID == byCode.ItemID) || it.Subject != "" || it.From != "" {
+			t.Errorf("the inbox shows %+v", it)
+		}
+	}
+	if items[0].ItemID != secret || len(items) != 3 {
+		t.Errorf("the inbox lists %d", len(items))
+	}
 	if _, err := b.Account(t.Context(), d); !errors.Is(err, escrow.ErrUnknown) {
 		t.Errorf("account: %v", err)
 	}

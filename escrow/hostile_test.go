@@ -158,6 +158,28 @@ func TestRecipientsOfOneMessageAreApart(t *testing.T) {
 	if _, err := b.Open(t.Context(), theirs, session); !errors.Is(err, escrow.ErrUnknown) {
 		t.Errorf("another recipient's session: %v", err)
 	}
+	// A device, which is verified for all messages to the one, is not for the other's: not by
+	// the cookie under the other's name, nor by what the cookie stands for, nor in the inbox.
+	grant := b.prove(mine, b.code(mine))
+	device := b.device(mine, grant)
+	if _, err := b.CheckDevice(t.Context(), theirs.Tag, grant.Token); !errors.Is(err, escrow.ErrUnknown) {
+		t.Errorf("a cookie under another recipient's name: %v", err)
+	}
+	if _, err := b.Admit(t.Context(), theirs, device); !errors.Is(err, escrow.ErrUnknown) {
+		t.Errorf("another recipient's device is admitted: %v", err)
+	}
+	if p, _, err := b.InboxOpen(t.Context(), device, theirs.ItemID); err != nil || p.Recipient != "a@old.example" {
+		t.Errorf("the inbox opens the copy of %v, %v", p, err)
+	}
+	for to, want := range map[string]error{"a@old.example": nil, "b@old.example": escrow.ErrUnknown} {
+		id := b.seal(message([]byte("for one: "+to), escrow.Recipient{Address: to}))[0]
+		if _, _, err := b.InboxOpen(t.Context(), device, id); !errors.Is(err, want) {
+			t.Errorf("the inbox opens what is for %s: %v", to, err)
+		}
+	}
+	if items, _, err := b.Inbox(t.Context(), device, escrow.InboxQuery{}); err != nil || len(items) != 2 {
+		t.Errorf("the inbox lists %d messages, %v", len(items), err)
+	}
 	// The browser of one, at the link of the other, under every name of a cookie.
 	srv := b.site(prometheus.NewRegistry())
 	client := browser()
