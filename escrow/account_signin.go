@@ -66,7 +66,13 @@ func (v *Vault) SignIn(ctx context.Context, p *Pickup, s SignIn, c Client) (Gran
 		s.Device = c.Device
 	}
 	if s.Response != "" {
-		return v.signInByPasskey(ctx, p, s)
+		g, err := v.signInByPasskey(ctx, p, s)
+		if errors.Is(err, ErrCeremony) {
+			if unlogged := v.auditPasskey(ctx, p, c); unlogged != nil {
+				err = fmt.Errorf("sign in: %w", unlogged)
+			}
+		}
+		return g, err
 	}
 	var g Grant
 	err := v.try(ctx, p, "password", v.passwordLimits(p, c), nil, func() error {
@@ -135,7 +141,7 @@ func (v *Vault) signInByPasskey(ctx context.Context, p *Pickup, s SignIn) (Grant
 	}
 	id, credential, err := v.passkeys.Assert(h, begun.Session, []byte(s.Response))
 	if err != nil {
-		return Grant{}, errors.Join(v.refused(err), v.auditWrong(ctx, p, "passkey", false))
+		return Grant{}, v.refused(err)
 	}
 	now := v.now()
 	change := AccountChange{

@@ -3,6 +3,7 @@ package escrow
 import (
 	"context"
 	"crypto/ed25519"
+	"strconv"
 
 	"github.com/postseal/postseal/internal/audit"
 )
@@ -33,6 +34,24 @@ func (v *Vault) auditWrong(ctx context.Context, p *Pickup, how string, locks boo
 	return v.store.Audit(context.WithoutCancel(ctx), list...)
 }
 
+// auditPasskey logs a passkey's response that does not count, whatever is wrong of it. No
+// lock keeps passkeys out, so who has the link can send any number: after some the log says
+// until when it has no more of them.
+func (v *Vault) auditPasskey(ctx context.Context, p *Pickup, c Client) error {
+	v.metrics.wrong.Inc()
+	ctx = context.WithoutCancel(ctx)
+	now := v.now()
+	locked, locks, err := v.store.Charge(ctx, v.limits(p, c, "passkey", windowTries, triesPickup, triesRecipient, triesClient), now)
+	if err != nil || !locked.IsZero() {
+		return err
+	}
+	d := audit.Details{"how": "passkey"}
+	if len(locks) > 0 {
+		d["next"] = "further ones are not logged for minutes, up to a day"
+	}
+	return v.store.Audit(ctx, p.audited(audit.TryWrong, d))
+}
+
 // What is downloaded, as the audit log names it.
 const (
 	DownloadFile     = "file"
@@ -45,6 +64,13 @@ type downloadKey struct{}
 // of the file in the part of that number.
 func Downloading(ctx context.Context, what, part string) context.Context {
 	return context.WithValue(ctx, downloadKey{}, audit.Details{"what": what, "part": part})
+}
+
+// Searched logs that a device has searched the texts of messages in its inbox, so many of
+// them: what is found by a word tells something of a message. The search must not be
+// answered where that fails.
+func (v *Vault) Searched(ctx context.Context, d *Device, messages int) error {
+	return v.store.AuditAccess(ctx, audit.Entry{Kind: audit.Searched, Recipient: d.Address, Details: audit.Details{"messages": strconv.Itoa(messages)}})
 }
 
 // auditOpened logs that a message was opened. A first reading is logged already.

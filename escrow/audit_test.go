@@ -233,3 +233,93 @@ func TestWhatCannotBeLoggedIsNotDone(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestTheAuditLogHasWhatIsNotAnswered goes through what leads to no page of its own: searches,
+// passkeys that do not count, devices of those who have no account, codes and readings under
+// a clock that was set back.
+func TestTheAuditLogHasWhatIsNotAnswered(t *testing.T) {
+	b := newBench(t)
+	ctx := audit.With(t.Context(), audit.Actor{Kind: audit.ActorPortal, Client: "192.0.2.7"})
+	b.seal(message([]byte("one"), escrow.Recipient{Address: recipient, Verify: escrow.VerifyCode}))
+	p := b.pickup(b.link(recipient))
+	code := b.code(p)
+	g := b.prove(p, code)
+	d := b.device(p, g)
+	session, err := sessionOf(ctx, b.Vault, p, g.Token)
+	b.must(err)
+	read := func() {
+		t.Helper()
+		r, err := b.Open(ctx, p, session)
+		b.must(err)
+		b.must(r.Close())
+	}
+	read()
+	_, all := b.audited(0)
+	at := all[len(all)-1].Seq
+
+	b.must(b.Searched(ctx, d, 3))
+	b.must(b.Searched(ctx, d, 3))
+	b.expect(&at, "a search, twice", "searched")
+
+	// A clock that is set back makes no reading unseen, and no code good once more.
+	b.pass(-time.Hour)
+	read()
+	read()
+	b.expect(&at, "an hour before", "opened code")
+	if _, err := b.Prove(ctx, p, code, stranger); !errors.Is(err, escrow.ErrWrong) {
+		t.Errorf("a code that was used, before that: %v", err)
+	}
+	b.expect(&at, "the code again", "verify-failed code")
+	b.pass(time.Hour)
+
+	// Devices of a recipient without an account.
+	if reset, err := b.ResetAccount(ctx, recipient, escrow.ResetAdministrator); reset || err != nil {
+		t.Fatal(reset, err)
+	}
+	b.expect(&at, "no account, a device", "device-dropped administrator")
+	if _, err := b.ResetAccount(ctx, recipient, escrow.ResetAdministrator); err != nil {
+		t.Fatal(err)
+	}
+	b.expect(&at, "no account, no device", "")
+
+	// Answers of passkeys: each is logged, whatever is wrong of it, but not without end.
+	kim := b.accountItem("kim@old.example")
+	b.enrolled(kim)
+	_, all = b.audited(0)
+	at = all[len(all)-1].Seq
+	for range 50 {
+		if _, err := b.SignIn(ctx, b.again(kim), escrow.SignIn{Ceremony: "none", Response: "{}"}, stranger); !errors.Is(err, escrow.ErrCeremony) {
+			t.Fatal(err)
+		}
+	}
+	words, all := b.audited(at)
+	if len(words) < 3 || len(words) > 10 || words[0] != "verify-failed passkey" || all[len(all)-1].Details["next"] == "" {
+		t.Errorf("%d answers of passkeys are logged: %q", len(words), words)
+	}
+	if _, err := b.signIn(b.again(kim), escrow.SignIn{Password: goodPassword}); err != nil {
+		t.Errorf("they lock the account: %v", err)
+	}
+	b.exec(`ALTER TABLE audit RENAME TO elsewhere`)
+	b.pass(25 * time.Hour)
+	if _, err := b.SignIn(ctx, b.again(kim), escrow.SignIn{Ceremony: "none", Response: "{}"}, stranger); err == nil || errors.Is(err, escrow.ErrCeremony) {
+		t.Errorf("an answer is called wrong unlogged: %v", err)
+	}
+	if err := b.Searched(ctx, d, 3); err == nil {
+		t.Error("a search is answered unlogged")
+	}
+}
+
+// TestAReleaseDeletesTheKeys: of a message that ended while it was on hold.
+func TestAReleaseDeletesTheKeys(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	b.recoveryKey("safe")
+	id := b.seal(message([]byte("evidence")))[0]
+	b.must(b.Hold(ctx, id, "case 1"))
+	b.must(b.Retract(ctx, id, ""))
+	b.must(b.Release(ctx, id, "closed"))
+	b.nothingToOpen(id)
+	if list, err := b.Show(ctx, id); err != nil || list[0].State != escrow.StateRetracted {
+		t.Errorf("%v, %v", list, err)
+	}
+}

@@ -331,10 +331,20 @@ func (db *DB) DeleteAccount(ctx context.Context, address string, e escrow.Event)
 		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM escrow_account WHERE address = ?)`, address).Scan(&deleted); err != nil {
 			return err
 		}
-		if err := deleteAccount(ctx, tx, address); err != nil || !deleted {
+		var devices int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM escrow_device WHERE address = ?`, address).Scan(&devices); err != nil {
 			return err
 		}
-		err = appendAudit(ctx, tx, e.At, audit.Entry{Kind: audit.AccountReset, Recipient: address, Details: audit.Details{"by": e.Detail}})
+		if err := deleteAccount(ctx, tx, address); err != nil {
+			return err
+		}
+		if !deleted {
+			if devices == 0 {
+				return nil
+			}
+			return appendAudit(ctx, tx, e.At, audit.Entry{Kind: audit.DeviceDropped, Recipient: address, Details: audit.Details{"which": "all", "by": e.Detail}})
+		}
+		err := appendAudit(ctx, tx, e.At, audit.Entry{Kind: audit.AccountReset, Recipient: address, Details: audit.Details{"by": e.Detail}})
 		if err != nil {
 			return err
 		}

@@ -37,11 +37,12 @@ func (db *DB) AddCode(ctx context.Context, pickup string, tag []byte, expires ti
 	})
 }
 
-// useCode reports whether tag is that of a valid code, and marks it used.
+// useCode reports whether tag is that of a valid code, and marks it used. A clock that is
+// set back makes none valid again.
 func useCode(ctx context.Context, tx *dbsql.Tx, pickup string, tag []byte, now time.Time, grace time.Duration) (ok bool, err error) {
 	n, err := affected(tx.ExecContext(ctx, `UPDATE escrow_code SET used_at = coalesce(used_at, ?)
-		WHERE pickup_id = ? AND tag = ? AND expires_at > ? AND coalesce(used_at, ?) >= ?`,
-		micros(now), pickup, tag, micros(now), micros(now), micros(now.Add(-grace))))
+		WHERE pickup_id = ? AND tag = ? AND expires_at > ? AND coalesce(used_at, ?) BETWEEN ? AND ?`,
+		micros(now), pickup, tag, micros(now), micros(now), micros(now.Add(-grace)), micros(now)))
 	if err != nil {
 		return false, fmt.Errorf("use a code: %w", err)
 	}

@@ -44,6 +44,12 @@ func newAuditKeeper(cfg *config, store auditStore, key ed25519.PrivateKey, log *
 	return k
 }
 
+// auditSkew is how far ahead a checkpoint may be: clocks are corrected.
+const auditSkew = time.Minute
+
+// auditJump is more than the time between two checkpoints, and than a weekend without power.
+const auditJump = 14 * 24 * time.Hour
+
 // auditRetry is how long after trouble the keeper tries again.
 const auditRetry = time.Minute
 
@@ -81,10 +87,19 @@ func (k *auditKeeper) round(ctx context.Context) error {
 			daily = append(daily, c)
 		}
 	}
-	today := time.Now().UTC().Truncate(24 * time.Hour)
-	if len(daily) == 0 || daily[len(daily)-1].At.Before(today) {
+	now := time.Now()
+	today := now.UTC().Truncate(24 * time.Hour)
+	// One of the future is of a clock that was wrong: it must not keep others from being made.
+	if n := len(daily); n == 0 || daily[n-1].At.Before(today) || daily[n-1].At.After(now.Add(auditSkew)) {
+		before := now.Add(-k.keep)
+		// A clock that is far ahead of the day that was known last may be wrong, and what is
+		// pruned is gone. Tomorrow that day is today.
+		if n > 0 && now.Sub(daily[n-1].At) > auditJump {
+			before = daily[n-1].At.Add(-k.keep)
+			k.log.Warn("the clock is far ahead of the last checkpoint of the audit log: as long as that is so nothing that is younger is pruned", "last", daily[n-1].At, "now", now)
+		}
 		// What is pruned is so before the checkpoint, which then tells of that too.
-		n, err := k.store.PruneAudit(ctx, time.Now().Add(-k.keep), k.key)
+		n, err := k.store.PruneAudit(ctx, before, k.key)
 		if err != nil {
 			return fmt.Errorf("prune: %w", err)
 		}
@@ -108,29 +123,29 @@ func (k *auditKeeper) round(ctx context.Context) error {
 	return nil
 }
 
-// appendCheckpoints appends those that are newer than the newest in the file, one a
-// line, so that none is missing there after trouble. It is on the disk when it returns.
+// appendCheckpoints appends those that stand behind the last one in the file, one a
+// line, so that none is missing there after trouble. Where the file can't be read, those of
+// the last two days. It is on the disk when it returns.
 func appendCheckpoints(path string, list []audit.Checkpoint) (err error) {
-	var newest time.Time
+	have := make(map[string]bool)
+	since := time.Time{}
 	if f, err := os.Open(path); err == nil {
-		have, err := audit.ReadCheckpoints(f)
+		there, err := audit.ReadCheckpoints(f)
 		f.Close()
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		for _, c := range have {
-			if c.At.After(newest) {
-				newest = c.At
-			}
+		for _, c := range there {
+			have[string(c.Signature)] = true
 		}
 	} else if errors.Is(err, fs.ErrPermission) {
-		newest = time.Now().Add(-48 * time.Hour) // may be appended to, not read
+		since = time.Now().Add(-48 * time.Hour) // may be appended to, not read
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	var text []byte
-	for _, c := range list {
-		if !c.At.After(newest) {
+	for i, c := range list {
+		if have[string(c.Signature)] || !c.At.After(since) && i < len(list)-1 {
 			continue
 		}
 		line, err := json.Marshal(c)

@@ -163,3 +163,65 @@ func TestACheckpointADay(t *testing.T) {
 		}
 	})
 }
+
+// TestAWrongClockDoesNotEndCheckpoints: one that was ahead for a while has left a checkpoint
+// of the future, and one that is far ahead must not have the log pruned at once.
+func TestAWrongClockDoesNotEndCheckpoints(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "checkpoints.jsonl")
+	synctest.Test(t, func(t *testing.T) {
+		const keep = 2192 * 24 * time.Hour
+		key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+		now := time.Now()
+		future := audit.Checkpoint{Kind: audit.Daily, At: now.AddDate(1, 0, 0), Seq: 1}
+		future.Sign(key)
+		f := &fakeAudit{list: []audit.Checkpoint{future}}
+		var log loggedText
+		k := &auditKeeper{
+			store: f, key: key, keep: keep, file: file, log: slog.New(slog.NewTextHandler(&log, nil)),
+			last: prometheus.NewGauge(prometheus.GaugeOpts{Name: "x"}),
+		}
+		in := func() []audit.Checkpoint {
+			t.Helper()
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			list, err := audit.ReadCheckpoints(bytes.NewReader(b))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		round := func(what string, n int) {
+			t.Helper()
+			for range 2 { // the second has nothing to do
+				if err := k.round(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got, _ := f.seen(); got != n || len(in()) != n || !in()[n-1].At.Equal(time.Now()) {
+				t.Errorf("%s: %d checkpoints, in the file %d", what, got, len(in()))
+			}
+		}
+		round("after one of the future", 2)
+		time.Sleep(24 * time.Hour)
+		round("the next day", 3)
+		if _, pruned := f.seen(); !pruned[len(pruned)-1].Equal(time.Now().Add(-keep)) {
+			t.Errorf("pruned before %v", pruned)
+		}
+		last := time.Now()
+		time.Sleep(10 * 365 * 24 * time.Hour) // or so says the clock
+		round("far ahead", 4)
+		if _, pruned := f.seen(); !pruned[len(pruned)-1].Equal(last.Add(-keep)) {
+			t.Errorf("a clock that is far ahead prunes all before %s", pruned[len(pruned)-1])
+		}
+		if !strings.Contains(log.String(), "the clock is far ahead") {
+			t.Error("nothing is logged of it")
+		}
+		time.Sleep(24 * time.Hour)
+		round("and is so for a day", 5)
+		if _, pruned := f.seen(); !pruned[len(pruned)-1].Equal(time.Now().Add(-keep)) {
+			t.Errorf("pruned before %s", pruned[len(pruned)-1])
+		}
+	})
+}

@@ -42,7 +42,7 @@ type Fallback struct {
 
 // NewFallback makes the fallback.
 func NewFallback(cfg Config) *Fallback {
-	f := &Fallback{server: newServer(cfg, "fallback", false), lacking: make(map[policy.Address]time.Time)}
+	f := &Fallback{server: newServer(cfg, "fallback", policy.Encryption, false), lacking: make(map[policy.Address]time.Time)}
 	f.deliver = f.commit
 	f.session = func(s *session) smtp.Session { return &fallbackSession{session: s, fallback: f} }
 	return f
@@ -218,7 +218,8 @@ func (s *fallbackSession) handle(tx *transaction, jobs []*job) error {
 	m, err := s.receive(tx)
 	if err != nil {
 		for _, j := range jobs {
-			s.done(nil, tx, j.r, outcomeError, asReply(err))
+			j.end(outcomeError, s.judged(tx, j.r, asReply(err)))
+			s.done(nil, tx, j.r, j.outcome, j.reply)
 		}
 		return err
 	}

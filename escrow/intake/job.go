@@ -11,6 +11,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/intake/reinject"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -221,6 +222,7 @@ func (s *session) giveBack(ctx context.Context, m *message, tx *transaction, job
 	if err := s.cfg.Ledger.Settle(context.WithoutCancel(ctx), m.digest, tx.sender.String(), addressesOf(taken), escrow.OutcomeReinjected); err != nil {
 		// Postfix has it. To say anything but 250 would make a second copy.
 		s.alarm("re-injection could not be recorded", "error", err, "queue_id", m.queueID)
+		s.afterwards(audit.Pending(ctx))
 	}
 	s.cfg.Crash("after-settle")
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 // limits of one listener.
@@ -45,7 +47,9 @@ const (
 // server is what splitter and fallback have in common.
 type server struct {
 	cfg     Config
-	name    string // of the listener, in logs and metrics
+	name    string             // of the listener, in logs and metrics
+	floor   policy.Requirement // of what comes here
+	waiting waiting
 	lmtp    bool
 	log     *slog.Logger
 	metrics *metrics
@@ -53,9 +57,9 @@ type server struct {
 	session func(*session) smtp.Session
 }
 
-func newServer(cfg Config, name string, lmtp bool) *server {
+func newServer(cfg Config, name string, floor policy.Requirement, lmtp bool) *server {
 	cfg = cfg.withDefaults()
-	return &server{cfg: cfg, name: name, lmtp: lmtp, log: cfg.Log.With("listener", name), metrics: newMetrics(cfg.Registerer), limits: defaultLimits}
+	return &server{cfg: cfg, name: name, floor: floor, lmtp: lmtp, log: cfg.Log.With("listener", name), metrics: newMetrics(cfg.Registerer), limits: defaultLimits}
 }
 
 // run serves ln, which it closes, until ctx is done. Messages in hand are then

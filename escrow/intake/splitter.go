@@ -18,7 +18,6 @@ import (
 // disk.
 type Splitter struct {
 	*server
-	floor policy.Requirement
 	// deliver is what is done with a message; tests replace it.
 	deliver func(ctx context.Context, s *session, tx *transaction, m *message, jobs []*job) error
 }
@@ -26,7 +25,7 @@ type Splitter struct {
 // NewSplitter makes the splitter of the port that adds the requirement floor; for
 // policy.None everything is decided by rules, subject and marks.
 func NewSplitter(cfg Config, floor policy.Requirement) *Splitter {
-	sp := &Splitter{server: newServer(cfg, "splitter-"+floor.String(), true), floor: floor}
+	sp := &Splitter{server: newServer(cfg, "splitter-"+floor.String(), floor, true)}
 	sp.deliver = sp.split
 	sp.session = func(s *session) smtp.Session { return &splitterSession{session: s, splitter: sp} }
 	return sp
@@ -75,7 +74,8 @@ func (s *splitterSession) handle(tx *transaction, jobs []*job) error {
 	m, err := s.receive(tx)
 	if err != nil {
 		for _, j := range jobs {
-			s.done(nil, tx, j.r, outcomeError, asReply(err))
+			j.end(outcomeError, s.judged(tx, j.r, asReply(err)))
+			s.done(nil, tx, j.r, j.outcome, j.reply)
 		}
 		return err
 	}

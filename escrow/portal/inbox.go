@@ -21,6 +21,8 @@ type Inbox interface {
 	// InboxOpen finds one, for Open: escrow.ErrUnknown, escrow.ErrNeedsLink, or
 	// with the pickup escrow.ErrExpired or escrow.ErrRetracted.
 	InboxOpen(ctx context.Context, d *escrow.Device, item string) (*escrow.Pickup, *escrow.Session, error)
+	// Searched notes in the audit log that so many messages were searched.
+	Searched(ctx context.Context, d *escrow.Device, messages int) error
 	// Peek is Open that does not count as reading.
 	Peek(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (io.ReadCloser, error)
 }
@@ -258,6 +260,11 @@ func (p *portal) listInbox(w http.ResponseWriter, r *http.Request, v *inboxVisit
 	if !search.Empty() && view.First <= 1 { // not on the further pages of what was found at once
 		if err := p.searchTexts(r.Context(), v, &view, search, from); err != nil {
 			return err
+		}
+		if view.Looked > 0 {
+			if err := p.inbox.Searched(r.Context(), v.Device, view.Looked); err != nil {
+				return err
+			}
 		}
 	}
 	return p.pages.write(w, r, http.StatusOK, "inbox", view)

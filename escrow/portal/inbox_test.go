@@ -4,6 +4,7 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -23,15 +24,17 @@ import (
 // fakeInbox is a vault of many messages to one recipient, in memory.
 type fakeInbox struct {
 	*fakeVault
-	mu     sync.Mutex
-	items  []escrow.InboxItem // the newest first
-	raws   map[string]string
-	damage map[string]int // bytes after which an item can't be read
-	gone   map[string]error
-	tokens map[string]bool
-	opens  []string
-	peeks  int
-	big    int64 // bytes of each message, without end of its text
+	mu       sync.Mutex
+	items    []escrow.InboxItem // the newest first
+	raws     map[string]string
+	damage   map[string]int // bytes after which an item can't be read
+	gone     map[string]error
+	tokens   map[string]bool
+	opens    []string
+	peeks    int
+	searched int // messages, as it was told
+	unlogged error
+	big      int64 // bytes of each message, without end of its text
 }
 
 // newFakeInbox holds letters with these subjects, the newest first.
@@ -123,6 +126,13 @@ func (f *fakeInbox) Open(ctx context.Context, p *escrow.Pickup, s *escrow.Sessio
 	defer f.mu.Unlock()
 	f.opens = append(f.opens, p.ItemID)
 	return f.body(p.ItemID), nil
+}
+
+func (f *fakeInbox) Searched(_ context.Context, d *escrow.Device, messages int) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.searched += messages
+	return f.unlogged
 }
 
 func (f *fakeInbox) Peek(ctx context.Context, p *escrow.Pickup, s *escrow.Session) (io.ReadCloser, error) {
@@ -283,6 +293,12 @@ func TestInboxSearch(t *testing.T) {
 	if len(f.opens) != 0 || f.peeks == 0 {
 		t.Errorf("a search opened %q, looked into %d", f.opens, f.peeks)
 	}
+	if f.searched == 0 || f.searched > f.peeks {
+		t.Errorf("looked into %d, and says so of %d", f.peeks, f.searched)
+	}
+	f.unlogged = errors.New("locked")
+	wants(t, s.get("?q=apples"), 503, "!pears")
+	f.unlogged = nil
 	f.damage[f.items[1].ItemID] = 30 // hides no other
 	f.gone[f.items[0].ItemID] = escrow.ErrRetracted
 	wants(t, s.get("?q=nothing"), 200, "1 more found", ">plums<", "only their beginning was searched")

@@ -10,12 +10,15 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postseal/postseal/escrow/compose"
+	"github.com/postseal/postseal/internal/audit"
+	"github.com/postseal/postseal/policyd/policy"
 )
 
 // Store keeps keys, and what was answered to which request. Each method that
@@ -33,6 +36,8 @@ type Store interface {
 	BeginRequest(ctx context.Context, r Answered, keep time.Duration) (first Answered, err error)
 	// EndRequest keeps the answer.
 	EndRequest(ctx context.Context, r Answered) error
+	// Audit appends entries to the audit log.
+	Audit(ctx context.Context, entries ...audit.Entry) error
 }
 
 // Answered is a request that was taken, and its answer.
@@ -217,6 +222,10 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, key *Key) {
 		seed = fmt.Sprintf("%x", h[:16])
 		req.Date, req.MessageID, req.Boundary = first.Created, seed+"@"+a.Domain, seed
 	}
+	if err := a.Store.Audit(actor(ctx, r, key), submitted(key, &req.Letter)...); err != nil {
+		a.trouble(w, err) // what can't be logged is not sent
+		return
+	}
 	a.Crash("api-before-send")
 	results, err := a.Submitter.Send(ctx, &req.Letter)
 	a.Crash("api-after-send")
@@ -224,6 +233,39 @@ func (a *api) serve(w http.ResponseWriter, r *http.Request, key *Key) {
 		a.Log.Error("API: message not taken", "key", key.ID, "error", err)
 	}
 	a.settle(context.WithoutCancel(ctx), w, key, first, answer{req.MessageID, results})
+}
+
+// submitted are the entries of the audit log that tell who sends what to whom by which
+// key; what is decided on it, and done, the splitter logs.
+func submitted(key *Key, l *Letter) []audit.Entry {
+	var list []audit.Entry
+	sender := folded(l.From.Address)
+	seen := make(map[string]bool)
+	for _, to := range [][]compose.Address{l.To, l.Cc, l.Bcc} {
+		for _, a := range to {
+			if r := folded(a.Address); !seen[r] {
+				seen[r] = true
+				list = append(list, audit.Entry{Kind: audit.Submitted, Sender: sender, Recipient: r, Details: audit.Details{"key": key.ID, "requires": l.Require.String()}})
+			}
+		}
+	}
+	return list
+}
+
+func actor(ctx context.Context, r *http.Request, key *Key) context.Context {
+	by := audit.Actor{Kind: audit.ActorAPI, Name: key.ID}
+	if peer, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		by.Client = peer.Addr().Unmap().String()
+	}
+	return audit.With(ctx, by)
+}
+
+func folded(address string) string {
+	a, err := policy.ParseAddress(address)
+	if err != nil {
+		return address
+	}
+	return a.Folded().String()
 }
 
 // settle answers. Only what is final is kept: a recipient that was deferred is tried

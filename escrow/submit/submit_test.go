@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -21,6 +22,8 @@ import (
 	"time"
 
 	"github.com/emersion/go-smtp"
+
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // splitter is an LMTP server on loopback that answers as told.
@@ -89,6 +92,21 @@ type memory struct {
 	keys     []Key
 	requests map[string]Answered
 	err      error
+	logged   []string
+	unlogged error
+}
+
+func (m *memory) Audit(ctx context.Context, entries ...audit.Entry) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.unlogged != nil {
+		return m.unlogged
+	}
+	for _, e := range entries {
+		by := audit.By(ctx)
+		m.logged = append(m.logged, strings.Join([]string{e.Kind, by.Kind, by.Name, by.Client, e.Sender, e.Recipient, e.Details["key"], e.Details["requires"]}, " "))
+	}
+	return nil
 }
 
 func (m *memory) AddAPIKey(_ context.Context, k Key) error { m.keys = append(m.keys, k); return nil }
@@ -199,6 +217,27 @@ func TestMessageIsComposedAndTaken(t *testing.T) {
 	}
 	if bytes.Contains(b.splitter.got[0], []byte("../")) {
 		t.Error("a file name kept its path")
+	}
+}
+
+// What a program sends is in the audit log, by its key; and is not sent where that fails.
+func TestWhatIsSubmittedIsLogged(t *testing.T) {
+	b := newBench(t)
+	b.store.unlogged = errors.New("locked")
+	if status, out := b.post("application/json", strings.NewReader(letterJSON)); status != 503 || len(b.splitter.got) != 0 {
+		t.Errorf("sent unlogged: %d %v", status, out)
+	}
+	b.store.unlogged = nil
+	if status, out := b.post("application/json", strings.NewReader(letterJSON)); status != 202 {
+		t.Fatalf("%d %v", status, out)
+	}
+	key := b.store.keys[0].ID
+	var want []string
+	for _, to := range []string{"pat@old.example", "copy@old.example"} {
+		want = append(want, "submitted api "+key+" 127.0.0.1 lab@clinic.example "+to+" "+key+" encryption")
+	}
+	if !slices.Equal(b.store.logged, want) {
+		t.Errorf("%q, want %q", b.store.logged, want)
 	}
 }
 

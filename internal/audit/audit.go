@@ -34,6 +34,7 @@ const (
 	ActorPostfix   = "postfix"   // mail that Postfix asks about or hands over
 	ActorPortal    = "portal"    // somebody at the pickup pages; Client says from where
 	ActorCommand   = "command"   // the command line; Name is the Unix user
+	ActorAPI       = "api"       // a program; Name is the id of its key
 	ActorAdminPage = "adminpage" // the admin pages; Name is the account
 )
 

@@ -3,6 +3,7 @@ package audit
 // Kinds of entries. docs/audit.md has a line on each.
 const (
 	// Mail.
+	Submitted  = "submitted"  // given to the API, by which key
 	Decision   = "decision"   // what the rules say of a recipient, and what was answered
 	Reinjected = "reinjected" // given back to Postfix, for TLS or for a recipient of this server
 	Sealed     = "sealed"     // sealed for a recipient
@@ -20,6 +21,7 @@ const (
 	Read        = "read"   // the first time
 	Opened      = "opened" // again
 	Downloaded  = "downloaded"
+	Searched    = "searched" // the texts of an inbox
 	ReplyQueued = "reply-queued"
 	ReplySent   = "reply-sent" // the splitter has it
 	ReplyFailed = "reply-failed"
@@ -67,9 +69,9 @@ const (
 
 // Kinds are all kinds of entries.
 var Kinds = []string{
-	Decision, Reinjected, Sealed,
+	Decision, Reinjected, Sealed, Submitted,
 	NoticeQueued, NoticeSent, NoticeBounced,
-	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, ReplyQueued, ReplySent, ReplyFailed,
+	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, Searched, ReplyQueued, ReplySent, ReplyFailed,
 	Retracted, Extended, Recovered, Expired, Held, Released, Purged, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
