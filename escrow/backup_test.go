@@ -14,6 +14,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/submit"
+	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -314,7 +315,14 @@ func TestARestoreGivesBackNothingThatWasRevoked(t *testing.T) {
 		b.must(b.db.AddAPIKey(ctx, submit.Key{ID: id, Hash: []byte(id), Senders: []string{"*"}, Created: b.clock()}))
 	}
 	old, _ := b.recoveryKey("lost")
+	for _, name := range []string{"gone", "reset", "same"} {
+		b.must(b.db.AddAdmin(ctx, adminlogin.Admin{Name: name, Role: adminlogin.RoleOperator, Password: []byte("old"), TOTP: []byte("old"), Created: b.clock(), Changed: b.clock()}))
+	}
+	b.exec(`INSERT INTO admin_session (id, name, admin, created_at, seen_at, expires_at) VALUES (x'01', 'gone', 'gone', 0, 0, 1e18)`)
 	file := b.backup("backup")
+	b.pass(time.Second)
+	b.must2(b.db.RemoveAdmin(ctx, "gone"))
+	b.must(b.db.ResetAdmin(ctx, adminlogin.Admin{Name: "reset", Role: adminlogin.RoleViewer, Password: []byte("new"), TOTP: []byte("new"), Changed: b.clock()}))
 
 	if reset, err := b.ResetAccount(ctx, recipient, escrow.ResetAdministrator); !reset || err != nil {
 		t.Fatal(reset, err)
@@ -326,7 +334,7 @@ func TestARestoreGivesBackNothingThatWasRevoked(t *testing.T) {
 
 	r, err := b.restore(file, sql.RestoreOptions{})
 	b.must(err)
-	if r.Revoked != 4 {
+	if r.Revoked != 6 {
 		t.Errorf("restored: %+v", r)
 	}
 	if keys, err := b.db.APIKeys(ctx); err != nil || len(keys) != 1 || keys[0].ID != "valid" {
@@ -343,6 +351,16 @@ func TestARestoreGivesBackNothingThatWasRevoked(t *testing.T) {
 	}
 	if n := b.count(`SELECT count(*) FROM escrow_device`); n != 0 {
 		t.Errorf("%d devices that were signed out are back", n)
+	}
+
+	admins, err := b.db.Admins(ctx)
+	b.must(err)
+	var have []string
+	for _, a := range admins {
+		have = append(have, fmt.Sprintf("%s %s %s %s", a.Name, a.Role, a.Password, a.TOTP))
+	}
+	if fmt.Sprint(have) != "[reset viewer new new same operator old old]" || b.count(`SELECT count(*) FROM admin_session`) != 0 {
+		t.Errorf("administrators: %q", have)
 	}
 
 	// A database that was begun anew after a loss has none of them, and that says nothing.
