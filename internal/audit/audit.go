@@ -136,6 +136,9 @@ func (e Entry) Clean() Entry {
 
 // line returns s without control characters, cut to at most most bytes.
 func line(s string, most int) string {
+	if len(s) <= most && plain(s) {
+		return s
+	}
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == '\u2028' || r == '\u2029' {
 			return ' '
@@ -146,6 +149,16 @@ func line(s string, most int) string {
 		s = strings.ToValidUTF8(s[:most-len("…")], "") + "…"
 	}
 	return s
+}
+
+// plain reports whether s is printable ASCII, as nearly everything here is.
+func plain(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func (d Details) names() []string {
@@ -186,4 +199,6 @@ func appendText(b []byte, s string) []byte {
 }
 
 // Sum returns the hash of a record that stands behind before.
-func (r *Record) Sum(before Hash) Hash { return sha256.Sum256(r.Encode(nil, before)) }
+func (r *Record) Sum(before Hash) Hash {
+	return sha256.Sum256(r.Encode(make([]byte, 0, 1<<10), before))
+}

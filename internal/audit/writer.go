@@ -18,6 +18,7 @@ const (
 	// there may be, before no more are taken.
 	behindTime = 10 * time.Second
 	behindMost = 10_000
+	roomTime   = 5 * time.Second // how long is waited for room
 	writeBatch = 1000
 	writeTime  = 30 * time.Second // one try
 	writeAgain = time.Second      // after one that has failed
@@ -38,6 +39,7 @@ type Writer struct {
 
 	mu      sync.Mutex
 	waiting []Entry
+	room    chan struct{} // closed when entries were written; nil: nobody waits for that
 	wake    chan struct{}
 	refused prometheus.Counter
 	failed  prometheus.Counter
@@ -69,23 +71,51 @@ func NewWriter(put func(ctx context.Context, entries ...Entry) error, log *slog.
 	return w
 }
 
-// Add takes an entry, which it gives the time of now. It does not wait. On an error
-// ([ErrBehind]) it has not taken it.
+// Add takes an entry, which it gives the time of now. It does not wait for the disk, but
+// where decisions come faster than the disk takes them, it waits up to five seconds for
+// room: they slow down then and are not put off. On an error ([ErrBehind]) it has not
+// taken it.
 func (w *Writer) Add(e Entry) error {
 	e.At = time.Now()
+	for until := e.At.Add(roomTime); ; {
+		room, err := w.add(e)
+		if err != nil {
+			w.refused.Inc()
+			return err
+		}
+		if room == nil {
+			return nil
+		}
+		select {
+		case <-room:
+		case <-time.After(time.Until(until)):
+			w.refused.Inc()
+			return ErrBehind
+		}
+	}
+}
+
+// add takes an entry; or returns what to wait for, where there is no room.
+func (w *Writer) add(e Entry) (room <-chan struct{}, err error) {
 	w.mu.Lock()
-	if len(w.waiting) >= behindMost || len(w.waiting) > 0 && e.At.Sub(w.waiting[0].At) > behindTime {
-		w.mu.Unlock()
-		w.refused.Inc()
-		return ErrBehind
+	defer w.mu.Unlock()
+	switch {
+	case len(w.waiting) > 0 && time.Since(w.waiting[0].At) > behindTime:
+		return nil, ErrBehind
+	case len(w.waiting) >= behindMost:
+		if w.room == nil {
+			w.room = make(chan struct{})
+		}
+		return w.room, nil
 	}
 	w.waiting = append(w.waiting, e)
-	w.mu.Unlock()
-	select {
-	case w.wake <- struct{}{}:
-	default:
+	if len(w.waiting) == 1 {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
 	}
-	return nil
+	return nil, nil
 }
 
 // Run writes until ctx is done, and then what still waits. It returns nil.
@@ -131,6 +161,10 @@ func (w *Writer) flush(ctx context.Context) error {
 		w.mu.Lock()
 		if w.waiting = w.waiting[len(batch):]; len(w.waiting) == 0 {
 			w.waiting = nil
+		}
+		if w.room != nil {
+			close(w.room)
+			w.room = nil
 		}
 		w.mu.Unlock()
 	}

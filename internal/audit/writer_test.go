@@ -142,13 +142,46 @@ func TestWriterFailsWhereNothingIsWritten(t *testing.T) {
 }
 
 func TestWriterTakesNoMoreThanItHolds(t *testing.T) {
-	w := NewWriter(nil, nil, nil) // nobody writes
-	for range behindMost {
-		if err := w.Add(Entry{}); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		w := NewWriter(nil, nil, nil) // nobody writes
+		for range behindMost {
+			if err := w.Add(Entry{}); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if err := w.Add(Entry{}); !errors.Is(err, ErrBehind) {
-		t.Error(err)
-	}
+		begin := time.Now()
+		if err := w.Add(Entry{}); !errors.Is(err, ErrBehind) || time.Since(begin) != roomTime {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+	})
+}
+
+// TestWriterSlowsDecisionsDown holds that none is put off while the disk takes entries,
+// be they more than it takes at a time.
+func TestWriterSlowsDecisionsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{delay: 200 * time.Millisecond}
+		w := NewWriter(s.put, nil, nil)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- w.Run(ctx) }()
+		const each, clients = 1000, 30
+		var all sync.WaitGroup
+		for range clients {
+			all.Go(func() {
+				for range each {
+					if err := w.Add(Entry{Kind: Decision}); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		all.Wait()
+		stop()
+		<-done
+		if kept, _ := s.seen(); len(kept) != each*clients {
+			t.Errorf("%d of %d are kept", len(kept), each*clients)
+		}
+	})
 }

@@ -17,7 +17,7 @@ type load struct {
 	requests [][]byte // of which one is taken at random
 	end      byte     // of a reply
 	blank    bool     // twice in a row
-	check    func(reply []byte) error
+	want     string   // what a reply begins with; "": anything
 }
 
 // figures are what a measurement gave.
@@ -26,6 +26,7 @@ type figures struct {
 	p50, p99, p999 time.Duration
 	cpu            time.Duration // of the server, for one answer
 	answers        int
+	others         int // of them, replies that were not what was wanted
 }
 
 // run asks the server at addr for a while.
@@ -33,6 +34,7 @@ func (l *load) run(p *server, addr string, each time.Duration) (figures, error) 
 	var wg sync.WaitGroup
 	took := make([][]time.Duration, l.conns)
 	errs := make([]error, l.conns)
+	others := make([]int, l.conns)
 	cpu, start := p.cpu(), time.Now()
 	for i := range l.conns {
 		c, err := net.Dial("tcp", addr)
@@ -41,7 +43,7 @@ func (l *load) run(p *server, addr string, each time.Duration) (figures, error) 
 		}
 		wg.Go(func() {
 			defer c.Close()
-			took[i], errs[i] = l.ask(c, start.Add(each))
+			took[i], others[i], errs[i] = l.ask(c, start.Add(each))
 		})
 	}
 	wg.Wait()
@@ -51,6 +53,10 @@ func (l *load) run(p *server, addr string, each time.Duration) (figures, error) 
 			return figures{}, err
 		}
 	}
+	unwanted := 0
+	for _, n := range others {
+		unwanted += n
+	}
 	all := slices.Concat(took...)
 	if len(all) == 0 {
 		return figures{}, fmt.Errorf("no answer")
@@ -59,39 +65,40 @@ func (l *load) run(p *server, addr string, each time.Duration) (figures, error) 
 	at := func(q float64) time.Duration { return all[int(q*float64(len(all)-1))] }
 	return figures{
 		rate: float64(len(all)) / passed.Seconds(), p50: at(0.5), p99: at(0.99), p999: at(0.999),
-		cpu: (p.cpu() - cpu) / time.Duration(len(all)), answers: len(all),
+		cpu: (p.cpu() - cpu) / time.Duration(len(all)), answers: len(all), others: unwanted,
 	}, nil
 }
 
-func (l *load) ask(c net.Conn, until time.Time) (took []time.Duration, err error) {
+func (l *load) ask(c net.Conn, until time.Time) (took []time.Duration, others int, err error) {
 	in := bufio.NewReader(c)
 	took = make([]time.Duration, 0, 1<<16)
+	reply := make([]byte, 0, 1<<10)
 	random := rand.New(rand.NewPCG(rand.Uint64(), 1))
 	for at := time.Now(); at.Before(until); {
 		if _, err := c.Write(l.requests[random.IntN(len(l.requests))]); err != nil {
-			return took, err
+			return took, others, err
 		}
-		var reply []byte
 		for {
 			part, err := in.ReadSlice(l.end)
 			if err != nil {
-				return took, err
+				return took, others, err
 			}
-			if !l.blank || len(part) == 1 {
+			if l.blank && len(part) == 1 {
 				break
 			}
-			reply = part
-		}
-		if l.check != nil {
-			if err := l.check(reply); err != nil {
-				return took, err
+			reply = append(reply[:0], part...)
+			if !l.blank {
+				break
 			}
+		}
+		if !bytes.HasPrefix(reply, []byte(l.want)) {
+			others++
 		}
 		now := time.Now()
 		took = append(took, now.Sub(at))
 		at = now
 	}
-	return took, nil
+	return took, others, nil
 }
 
 // turn is one thing that is measured in turns with others.
@@ -104,37 +111,56 @@ type turn struct {
 	ratio []float64 // to the baseline of the same round
 }
 
-// measure runs all turns again and again, each time begun with the baseline, and prints
-// medians. The ratio is that of one round, since the rate of the machine drifts.
-func measure(s *settings, base *turn, turns []*turn) error {
-	for _, t := range append([]*turn{base}, turns...) { // warm up
-		if _, err := t.load.run(t.p, t.addr, s.each); err != nil {
-			return fmt.Errorf("%s: %w", t.name, err)
+// group is what is measured in turns with one baseline: the echo server asked the same.
+type group struct {
+	base  *turn
+	turns []*turn
+}
+
+// measure runs all turns again and again, each beside its baseline, and prints medians. The
+// ratio is that of one round, since the rate of the machine drifts.
+func measure(s *settings, groups ...group) error {
+	run := func(t *turn) (figures, error) {
+		f, err := t.load.run(t.p, t.addr, s.each)
+		if err != nil {
+			return f, fmt.Errorf("%s: %w", t.name, err)
+		}
+		return f, nil
+	}
+	for _, g := range groups {
+		for _, t := range append([]*turn{g.base}, g.turns...) { // warm up
+			if _, err := run(t); err != nil {
+				return err
+			}
 		}
 	}
 	for range s.rounds {
-		var before float64
-		for i, t := range turns {
-			if i%2 == 0 { // a baseline on one side or the other of each
-				f, err := base.load.run(base.p, base.addr, s.each)
+		for _, g := range groups {
+			var before float64
+			for i, t := range g.turns {
+				if i%2 == 0 { // a baseline on one side or the other of each
+					f, err := run(g.base)
+					if err != nil {
+						return err
+					}
+					g.base.all = append(g.base.all, f)
+					before = f.rate
+				}
+				f, err := run(t)
 				if err != nil {
 					return err
 				}
-				base.all = append(base.all, f)
-				before = f.rate
+				t.all = append(t.all, f)
+				t.ratio = append(t.ratio, f.rate/before)
 			}
-			f, err := t.load.run(t.p, t.addr, s.each)
-			if err != nil {
-				return fmt.Errorf("%s: %w", t.name, err)
-			}
-			t.all = append(t.all, f)
-			t.ratio = append(t.ratio, f.rate/before)
 		}
 	}
 	fmt.Printf("  %-44s %9s %8s %9s %9s %9s %8s\n", "", "answers/s", "of echo", "p50 µs", "p99 µs", "p99.9 µs", "CPU µs")
-	base.print()
-	for _, t := range turns {
-		t.print()
+	for _, g := range groups {
+		g.base.print()
+		for _, t := range g.turns {
+			t.print()
+		}
 	}
 	return nil
 }
@@ -157,6 +183,13 @@ func (t *turn) print() {
 	fmt.Printf("  %-44s %9.0f %8.2f %9.0f %9.0f %9.0f %8.1f\n", t.name, of(func(x figures) float64 { return x.rate }), ratio,
 		micros(func(x figures) time.Duration { return x.p50 }), micros(func(x figures) time.Duration { return x.p99 }),
 		micros(func(x figures) time.Duration { return x.p999 }), micros(func(x figures) time.Duration { return x.cpu }))
+	others, answers := 0, 0
+	for _, f := range t.all {
+		others, answers = others+f.others, answers+f.answers
+	}
+	if others > 0 {
+		fmt.Printf("    of these, %d of %d answers were others than %q\n", others, answers, t.load.want)
+	}
 }
 
 func median(v []float64) float64 {
