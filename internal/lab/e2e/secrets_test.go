@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/postseal/postseal/internal/lab"
+	"github.com/postseal/postseal/internal/lab/fakeidp"
 )
 
 const (
@@ -38,6 +39,14 @@ func TestNoSecretAnywhere(t *testing.T) {
 	if err := os.WriteFile(settings, []byte("alarm-webhook = \""+web.URL+"/"+token+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	provider := fakeidp.New("postseal", adminSecret)
+	defer provider.Close()
+	provider.SignedIn(fakeidp.User{Subject: "1", Email: "olga@own.example", Verified: true})
+	providerSecret := settings + ".secret"
+	t.Cleanup(func() { os.Remove(providerSecret) })
+	if err := os.WriteFile(providerSecret, []byte(adminSecret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s := newScene(t, lab.Options{
 		Hosts: map[string]lab.Kind{"nosec.example": lab.NoTLS},
 		Rules: []string{
@@ -46,6 +55,8 @@ func TestNoSecretAnywhere(t *testing.T) {
 		},
 		Env: []string{
 			"POSTSEAL_CONFIG=" + settings, "POSTSEAL_SPOOL_DIR=" + spool, "POSTSEAL_PORTAL_URL=" + w.base, "POSTSEAL_ALARM_AFTER=0s",
+			"POSTSEAL_ADMIN_URL=" + adminURL, "POSTSEAL_OIDC_ISSUER=" + provider.URL, "POSTSEAL_OIDC_CLIENT_ID=postseal",
+			"POSTSEAL_OIDC_CLIENT_SECRET_FILE=" + providerSecret, "POSTSEAL_OIDC_ADMINS=olga@own.example=operator",
 			"POSTSEAL_SENDER_MAIL=sealed enrolled read reply expiring expired failure", "POSTSEAL_MESSAGE_LIFETIME=10m", "POSTSEAL_EXPIRING_BEFORE=1m",
 		},
 	})
@@ -71,7 +82,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 	phase("a rotation", u.rotation)
 	phase("a recovery", func() { u.recovers(byPhrase, paper) })
 	phase("expiry", u.expiry)
-	u.adminPort()
+	phase("administrators", func() { u.adminPort(provider) })
 	u.commands()
 	u.cores()
 
@@ -94,7 +105,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 	}
 	w.keep("the mail log", []byte(maillog))
 	w.keep("arguments and environments of processes", w.processes())
-	for _, ran := range [][]string{{"serve"}, {"recipient", "set"}, {"escrow", "send"}, {"api-key", "new"}, {"key", "rotate"}, {"escrow", "recover"}} {
+	for _, ran := range [][]string{{"serve"}, {"recipient", "set"}, {"escrow", "send"}, {"api-key", "new"}, {"key", "rotate"}, {"escrow", "recover"}, {"admin", "add"}} {
 		if !w.ran(ran...) {
 			t.Errorf("%q was not seen while it ran", ran)
 		}
@@ -139,6 +150,7 @@ func TestNoSecretAnywhere(t *testing.T) {
 	for name, least := range map[string]int{
 		"link": 6, "sender's link": 2, "answer": 6, "password": 3, "old": 1, "totp": 3, "TOTP secret": 1, "cookie": 6, "phrase": 1, "response": 3, "ceremony": 3,
 		"API key": 1, "key of the key file": 6, "recovery key": 1, "text": 8, "subject": 5, "name of a file": 4, "a file": 3, "webhook's URL": 1,
+		"administrator's password": 2, "administrator's TOTP secret": 2, "administrator's cookie": 2, "ID token": 1, "secret of the identity provider": 1,
 	} {
 		if used[name] < least {
 			t.Errorf("%d secrets of the kind %q were used, want %d at least", used[name], name, least)

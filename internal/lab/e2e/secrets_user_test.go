@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/postseal/postseal/internal/lab"
+	"github.com/postseal/postseal/internal/lab/fakeidp"
 	"github.com/postseal/postseal/internal/lab/fakesmtp"
 )
 
@@ -539,16 +539,81 @@ func (u *user) expiry() {
 	}
 }
 
-// adminPort keeps what the admin port shows.
-func (u *user) adminPort() {
+// adminURL is how browsers reach the admin port, and adminSecret what the identity
+// provider has for it.
+const (
+	adminURL    = "http://localhost:8646"
+	adminSecret = "idp-secret-5b0d17a94c"
+)
+
+// adminPort signs in by an account and by the identity provider, and keeps what the admin
+// port shows, before and after.
+func (u *user) adminPort(provider *fakeidp.Provider) {
 	u.t.Helper()
-	for _, path := range []string{"/metrics", "/healthz", "/readyz", "/destinations", "/destinations/tls.example", "/check", "/items", "/recipients", "/outbox", "/audit", "/"} {
-		res, err := http.Get("http://127.0.0.1:8646" + path)
+	pages := []string{"/metrics", "/healthz", "/readyz", "/destinations", "/destinations/tls.example", "/check", "/items", "/recipients", "/rules", "/outbox", "/audit", "/"}
+	const password, guess = "nine purple turnips", "nine yellow turnips"
+	u.w.secret("administrator's password", password)
+	u.w.secret("administrator's password", guess)
+	secret, err := u.Postseal.AddAdmin("jane", password, "--role", "operator")
+	u.check(err)
+	u.w.secret("administrator's TOTP secret", secret)
+	raw, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
+	u.check(err)
+	u.w.secret("administrator's TOTP secret", string(raw))
+
+	visit := func(who string, b *lab.Browser) {
+		u.t.Helper()
+		for _, path := range pages {
+			u.check(b.Get(adminURL + path))
+			u.w.keep("the admin port's "+path+" "+who, b.Page)
+		}
+		at, err := url.Parse(adminURL)
 		u.check(err)
-		b, err := io.ReadAll(res.Body)
-		res.Body.Close()
+		for _, c := range b.Client.Jar.Cookies(at) {
+			u.w.secret("administrator's cookie", c.Value)
+		}
+	}
+	in := func(b *lab.Browser, as string) {
+		u.t.Helper()
+		u.check(b.Get(adminURL + "/destinations"))
+		if !bytes.Contains(b.Page, []byte("Signed in as <strong>"+as+"</strong>")) {
+			u.t.Fatalf("not signed in as %s: %d %s", as, b.Status, b.Page)
+		}
+	}
+	b := lab.NewBrowser()
+	visit("for nobody", b)
+	u.check(b.Get(adminURL + "/destinations")) // leads to the login page
+	u.check(b.SignIn("jane", guess, "000000"))
+	u.w.keep("the login page after a wrong try", b.Page)
+	u.check(b.SignIn(guess, "jane", "000000")) // a password in the field of the name
+	if !lab.Poll(patience, func() bool {       // the code of the account's making counts no more
+		code, err := totp.GenerateCode(secret, time.Now())
 		u.check(err)
-		u.w.keep("the admin port's "+path, b)
+		u.check(b.Get(adminURL + "/login?to=/destinations"))
+		u.check(b.SignIn("jane", password, code))
+		if b.Status == http.StatusForbidden {
+			time.Sleep(10 * time.Second) // each is a try
+		}
+		return b.Status != http.StatusForbidden
+	}) {
+		u.t.Fatal("the administrator can't sign in")
+	}
+	in(b, "jane")
+	visit("for an administrator", b)
+
+	other := lab.NewBrowser()
+	u.check(other.Get(adminURL + "/login/oidc?to=/destinations"))
+	in(other, "olga@own.example")
+	visit("by the identity provider", other)
+	for _, token := range provider.Tokens() {
+		u.w.secret("ID token", token)
+	}
+	u.w.secret("secret of the identity provider", adminSecret)
+	for _, f := range other.Forms() {
+		if f.Action == "/logout" {
+			u.check(other.Submit(f))
+			break
+		}
 	}
 }
 
@@ -558,7 +623,7 @@ func (u *user) commands() {
 	backup := filepath.Join(u.t.TempDir(), "backup.db")
 	for _, command := range []string{
 		"escrow list --json", "recipient list --json", "api-key list", "domain list", "trigger list", "posture list --json", "tlsrpt list",
-		"key list", "key recovery-list", "audit list", "audit export", "audit verify", "audit checkpoint", "db backup " + backup,
+		"key list", "key recovery-list", "admin list", "admin list --json", "audit list", "audit export", "audit verify", "audit checkpoint", "db backup " + backup,
 	} {
 		out, err := u.CLI(strings.Fields(command)...)
 		u.check(err)
