@@ -22,6 +22,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -42,7 +43,22 @@ var policy = func() string {
 // link is an entry of the navigation.
 type link struct{ Path, Name string }
 
-var nav = []link{{"/destinations", "Destinations"}, {"/check", "Check a domain"}, {"/metrics", "Metrics"}}
+var nav = []link{
+	{"/", "Overview"}, {"/items", "Messages"}, {"/recipients", "Recipients"}, {"/rules", "Rules"}, {"/destinations", "Destinations"},
+	{"/check", "Check"}, {"/outbox", "Outbox"}, {"/audit", "Audit"}, {"/metrics", "Metrics"},
+}
+
+// here says what a page at path is to an entry of the navigation: "page" is the entry's own,
+// "true" one below it.
+func here(entry, path string) string {
+	switch {
+	case entry == path:
+		return "page"
+	case entry != "/" && strings.HasPrefix(path, entry+"/"):
+		return "true"
+	}
+	return ""
+}
 
 // Template is a page that stands in the layout.
 type Template struct{ t *template.Template }
@@ -61,11 +77,39 @@ var funcs = template.FuncMap{
 		}
 		return t.UTC().Format(time.DateOnly)
 	},
-	"style": func() template.CSS { return template.CSS(style) },
+	"when":   func(t time.Time) template.HTML { return timeElement(t, "2006-01-02 15:04") },
+	"moment": func(t time.Time) template.HTML { return timeElement(t, time.DateTime) },
+	"size":   size,
+	"here":   here,
+	"style":  func() template.CSS { return template.CSS(style) },
+}
+
+// timeElement writes a time in UTC, for a list that says so in its head.
+func timeElement(t time.Time, layout string) template.HTML {
+	if t.IsZero() {
+		return "–"
+	}
+	t = t.UTC()
+	return template.HTML(`<time datetime="` + t.Format(time.RFC3339) + `">` + t.Format(layout) + `</time>`)
+}
+
+// size writes a number of bytes.
+func size(n int64) string {
+	const unit = 1000
+	switch {
+	case n < unit:
+		return strconv.FormatInt(n, 10) + " bytes"
+	case n < unit*unit:
+		return strconv.FormatFloat(float64(n)/unit, 'f', 1, 64) + " kB"
+	case n < unit*unit*unit:
+		return strconv.FormatFloat(float64(n)/(unit*unit), 'f', 1, 64) + " MB"
+	}
+	return strconv.FormatFloat(float64(n)/(unit*unit*unit), 'f', 1, 64) + " GB"
 }
 
 // New parses a page: text defines "content" and what that needs. Beside html/template's
-// own functions a page has time and day, which write a time in UTC. It panics if text is
+// own functions a page has time, day, when and moment, which write a time in UTC, and size,
+// which writes a number of bytes. It panics if text is
 // no template, as a program's own texts always are.
 func New(text string) *Template {
 	t := template.Must(template.New("layout").Funcs(funcs).Parse(layout))

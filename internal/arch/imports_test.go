@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/accept":     {},
 	"internal/adminpage":  {},
 	"internal/adminlogin": {"internal/adminlogin/...", "internal/adminpage", "internal/audit", "escrow/...", "policyd/policy", "internal/accept", "internal/relaymail"},
+	"internal/adminpages": {"policyd/policy", "escrow/...", "internal/accept", "internal/adminpage", "internal/audit", "internal/listing", "internal/relaymail"},
 	"internal/arch":       {},
 	"internal/audit":      {},
 	"internal/lab":        {"internal/lab/..."},

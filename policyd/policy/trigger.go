@@ -244,6 +244,15 @@ type Triggers struct {
 	delimiters Delimiters
 }
 
+// All returns all triggers of the set, those of the settings first.
+func (s *Triggers) All() []*Trigger {
+	list := make([]*Trigger, len(s.list))
+	for i, t := range s.list {
+		list[i] = t.Trigger
+	}
+	return list
+}
+
 // NewTriggers makes the set. subjects are the patterns of the settings: everybody may
 // use them, and they require encryption. delimiters is Postfix's recipient_delimiter.
 // A trigger that can't be read is an error, never none.

@@ -1,0 +1,246 @@
+package adminpages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+
+	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/listing"
+)
+
+// browser starts a real Chromium for a test, with nothing from before. Without one
+// the test is skipped; in CI it fails.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("skipped in short mode: starts Chromium")
+	}
+	var path string
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if p, err := exec.LookPath(name); err == nil {
+			path = p
+			break
+		}
+	}
+	if path == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
+		}
+		t.Skip("no Chromium on this machine: apt-get install chromium")
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
+		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
+		// Nothing but loopback has a name.
+		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
+	)
+	if os.Geteuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute) // what is stuck; a busy machine is not
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(func() { chromedp.Cancel(ctx); cancel() })
+	do(t, ctx, chromedp.Navigate("about:blank"))
+	return ctx
+}
+
+func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
+	t.Helper()
+	if err := chromedp.Do(ctx, steps...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eval[T any](t *testing.T, ctx context.Context, js string) T {
+	t.Helper()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
+	if err != nil {
+		t.Fatalf("%.60s: %v", js, err)
+	}
+	return v
+}
+
+func scheme(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// axe is axe-core (Deque Systems, MPL 2.0), which checks a page against WCAG.
+var axe = sync.OnceValues(func() ([]byte, error) {
+	return os.ReadFile("../../escrow/portal/testdata/axe/axe.min.js")
+})
+
+// runAxe asks for every rule of WCAG 2.0 to 2.2, levels A and AA, that a program can
+// check (contrast is one of them), and the best practices.
+const runAxe = `(async () => {
+  const r = await axe.run(document, {resultTypes: ["violations"],
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]});
+  if (r.passes.length < 10) return ["only " + r.passes.length + " rules passed: was the page checked?"];
+  return r.violations.flatMap(v => v.nodes.map(n => v.id + ": " + v.help + ": " + n.target.join(" ") + " " + n.html.slice(0, 120)));
+})()`
+
+func accessible(t *testing.T, ctx context.Context, where string) {
+	t.Helper()
+	script, err := axe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	eval[int](t, ctx, string(script)+"\n;0")
+	findings, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](runAxe, chromedp.EvalAwaitPromise))
+	if err != nil {
+		t.Fatalf("%s: axe-core: %v", where, err)
+	}
+	for _, finding := range findings {
+		t.Errorf("%s: %s", where, finding)
+	}
+}
+
+// focusable are the places of a page that Tab has to come to.
+const focusable = `[...document.querySelectorAll("a[href],button,input,select,summary")].filter(e => e.checkVisibility() && e.tabIndex >= 0)`
+
+// tabs goes through the page that is open by the keyboard alone: Tab comes to everything that
+// can be used, and where it is can be seen.
+func tabs(t *testing.T, ctx context.Context) {
+	t.Helper()
+	n := eval[int](t, ctx, focusable+`.length`)
+	var unseen []string
+	for range n + 20 { // a date has places of its own
+		do(t, ctx, chromedp.KeyEvent(kb.Tab))
+		if at := eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
+			const s = getComputedStyle(e); return e === document.body || e.type === "date" || s.outlineStyle === "solid" && parseFloat(s.outlineWidth) >= 2 ? "" : e.outerHTML.slice(0, 80); })(document.activeElement)`); at != "" {
+			unseen = append(unseen, at)
+		}
+		if eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
+			break
+		}
+	}
+	if len(unseen) > 0 {
+		t.Errorf("the focus is not seen at %q", unseen)
+	}
+	if left := eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
+		t.Errorf("Tab does not come to %q", left)
+	}
+}
+
+// TestLooks visits every page and state, on a phone, on a desktop and enlarged, light and dark:
+// nothing scrolls sideways, axe-core finds nothing, nothing is loaded but the page, nothing
+// is too low for a finger, and the keyboard comes everywhere. Set POSTSEAL_SCREENSHOTS to a directory to look at them.
+func TestLooks(t *testing.T) {
+	ctx := browser(t)
+	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
+	visit := func(name, path string, store *fakeStore, change func(*Options)) {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, store, change)
+			srv := httptest.NewServer(s.mux)
+			defer srv.Close()
+			var mu sync.Mutex
+			var requests []string
+			listen, stop := context.WithCancel(ctx)
+			defer stop()
+			if err := chromedp.Listen(listen, func(ev any) {
+				if e, ok := ev.(*network.EventRequestWillBeSent); ok && !strings.HasPrefix(e.Request.URL, "data:") { // the browser's own icon of a date
+					mu.Lock()
+					requests = append(requests, e.Request.URL)
+					mu.Unlock()
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			do(t, ctx, chromedp.Navigate(srv.URL+path))
+			for _, width := range []int64{320, 390, 768, 1280} { // 320 is 1280 at 400 % zoom
+				for _, mode := range []string{"light", "dark"} {
+					scheme(t, ctx, mode)
+					do(t, ctx, chromedp.EmulateViewport(width, 800))
+					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+						t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
+					}
+					if width == 390 && mode == "light" || width == 1280 && mode == "dark" || width == 320 && mode == "dark" {
+						accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
+					}
+					if dir != "" && (width == 390 || width == 1280) {
+						shot, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+						if err != nil {
+							t.Fatal(err)
+						}
+						if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("admin-%s-%d-%s.png", name, width, mode)), shot, 0o644); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+			}
+			// WCAG 2.2, 2.5.8.
+			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,select,summary,nav a")].filter(e => e.checkVisibility() && e.type !== "checkbox" && e.getBoundingClientRect().height < 24).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+				t.Errorf("too low for a finger: %q", small)
+			}
+			if dir == "" {
+				tabs(t, ctx)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for _, u := range requests {
+				if u != srv.URL+path && u != srv.URL+"/favicon.ico" {
+					t.Errorf("something was loaded: %s", u)
+				}
+			}
+			if len(requests) == 0 {
+				t.Error("nothing was loaded")
+			}
+		})
+	}
+	full := func(o *Options) {
+		o.Quota = escrow.Quota{Total: 20_000_000_000, Domain: 17_000_000_000}
+		o.Trouble = func() int { return 2 }
+		o.Alarms = func(context.Context, int) ([]Alarm, error) {
+			return []Alarm{{"lost.example", "has lost its TLS, seen from 2026-02-01 to 2026-11-26: possible strip", testNow}}, nil
+		}
+		o.Locked = func(context.Context, string) (time.Time, error) { return testNow.Add(20 * time.Minute), nil }
+	}
+	visit("home", "/", fullStore(), full)
+	visit("home-quiet", "/", quietStore(), nil)
+	visit("home-broken", "/", quietStore(), func(o *Options) {
+		o.Checks[0].OK = func(context.Context) error {
+			return errors.New("database /var/lib/postseal/postseal.db can't grow: the disk is full")
+		}
+	})
+	visit("items", "/items", fullStore(), nil)
+	visit("items-empty", "/items", &fakeStore{}, nil)
+	visit("items-none", "/items?from=nobody.example&show=held", &fakeStore{}, nil)
+	visit("items-partial", "/items?from=nobody.example&to=odd.example", &fakeStore{next: listing.Key{"1", "a", "b"}, partial: true}, nil)
+	visit("items-bad", "/items?from=%22%3E", &fakeStore{}, nil)
+	visit("item", "/items/"+testID(0), fullStore(), nil)
+	visit("item-unknown", "/items/"+testID(99), fullStore(), nil)
+	visit("recipients", "/recipients", fullStore(), nil)
+	visit("recipients-empty", "/recipients", &fakeStore{}, nil)
+	visit("recipient", "/recipients/pat@partner.example", fullStore(), full)
+	visit("rules", "/rules", fullStore(), nil)
+	visit("rules-asked", "/rules?q=newsletter@partner.example", fullStore(), nil)
+	visit("rules-content", "/rules?scope=content", fullStore(), nil)
+	visit("rules-empty", "/rules", &fakeStore{}, nil)
+	visit("outbox", "/outbox", fullStore(), nil)
+	visit("outbox-empty", "/outbox", &fakeStore{}, nil)
+	visit("audit", "/audit", fullStore(), nil)
+	visit("audit-filtered", "/audit?kind=admin&since=2026-11-01", fullStore(), nil)
+	visit("audit-empty", "/audit", &fakeStore{}, nil)
+}
