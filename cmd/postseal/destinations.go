@@ -46,9 +46,6 @@ func (p *destinationPages) register(mux *http.ServeMux) {
 	page := func(path string, h http.HandlerFunc) {
 		mux.Handle(path, p.login.RequireOnceSetUp(h))
 	}
-	page("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "/destinations", http.StatusSeeOther)
-	})
 	page("GET /destinations", p.list)
 	page("GET /destinations/{dest}", p.one)
 }

@@ -84,7 +84,6 @@ func TestDestinationPages(t *testing.T) {
 		{"/destinations/nobody.example", 404, []string{"Nothing is known"}, nil},
 		{"/destinations/lost.example?before=x", 200, []string{"possible strip"}, nil},
 		{"/destinations/lost.example?before=-5", 200, []string{"possible strip"}, nil},
-		{"/", 303, nil, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.path, func(t *testing.T) {
@@ -133,7 +132,7 @@ func TestHistoryHasPages(t *testing.T) {
 func TestDestinationPagesAreForThisServerAlone(t *testing.T) {
 	mux := http.NewServeMux()
 	(&destinationPages{nil, openLogin(t, nil)}).register(mux)
-	for _, path := range []string{"/", "/destinations", "/destinations/x.example"} {
+	for _, path := range []string{"/destinations", "/destinations/x.example"} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.Host = "evil.example"

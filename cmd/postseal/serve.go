@@ -171,7 +171,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	parts.admin = adminHandler(reg, parts.api, allPages{loginPages{login}, &destinationPages{db, login}, checks}, []readiness{
+	ready := []readiness{
 		{"database", db.Writable},
 		{"keys", health.ready},
 		{"outbox", func(ctx context.Context) error {
@@ -181,7 +181,9 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 			}
 			return err
 		}},
-	})
+	}
+	held := newAdminPages(cfg, db, vault, rules.Load, login, reg, ready, log)
+	parts.admin = adminHandler(reg, parts.api, allPages{loginPages{login}, held, &destinationPages{db, login}, checks}, ready)
 	listeners, err := parts.listen(cfg)
 	if err != nil {
 		return err

@@ -53,7 +53,7 @@ func TestPageInChromium(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(srv.URL+"/check"), chromedp.SendKeys("#domain", "a.example"), chromedp.Click("form button"), chromedp.WaitVisible("details"))
+	do(chromedp.EmulateViewport(360, 740), chromedp.Navigate(srv.URL+"/check"), chromedp.SendKeys(chromedp.CSS("#domain"), "a.example"), chromedp.Click(chromedp.CSS("form button")), chromedp.WaitVisible(chromedp.CSS("details")))
 	text, err := chromedp.Run(ctx, chromedp.Evaluate[string](`document.body.innerText`))
 	if err != nil {
 		t.Fatal(err)
