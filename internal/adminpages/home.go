@@ -144,7 +144,7 @@ func (p *Pages) home(w http.ResponseWriter, r *http.Request) error {
 		{"Taken back", count(s.States[escrow.StateRetracted]), "/items?show=retracted", "keys deleted", ""},
 		{"Legal hold", count(s.OnHold), "/items?show=hold", "kept until released", ""},
 		{"Outbox", count(s.Mails), "/outbox", some(s.Replies, "reply", "replies") + " on the way", ""},
-		{"Rules", adminCount(int64(len(rules.Rules()))), "/rules", some(listing.Count{N: triggers}, "trigger", "triggers"), ""},
+		{"Rules", adminCount(int64(rules.Len())), "/rules", some(listing.Count{N: triggers}, "trigger", "triggers"), ""},
 	}
 	recent, err := p.o.Store.ListAudit(ctx, listing.AuditQuery{Page: listing.Page{Limit: recentAdmin}, Kinds: adminKinds()})
 	if err != nil {

@@ -75,9 +75,13 @@ func span(d time.Duration) string {
 // counting returns the rules of a scope that cover an address, the one that counts first.
 func (p *Pages) counting(scope policy.Scope, a policy.Address, now time.Time) (list []shownRule) {
 	rules := p.o.Rules()
-	r := rules.Lookup(scope, a, now)
-	for counts := true; r != nil && len(list) < 20; r, counts = rules.Broader(r), false {
-		s := showRule(r, now)
+	return broader(rules, rules.Lookup(scope, a, now), now)
+}
+
+// broader returns a rule that counts, and those that it falls under.
+func broader(rules *policy.Snapshot, f policy.Found, now time.Time) (list []shownRule) {
+	for counts := true; !f.None() && len(list) < 20; f, counts = rules.Broader(f), false {
+		s := showRule(f.Rule(), now)
 		s.Counts = counts
 		list = append(list, s)
 	}
@@ -130,7 +134,7 @@ func (p *Pages) rules(w http.ResponseWriter, r *http.Request) error {
 	}{
 		Q: f.get("q"), Scope: q.Scope, Requirement: q.Requirement, Show: q.Show, Scopes: ruleScopes, Needs: ruleNeeds, Shows: ruleShows,
 		Filtered: f.filtered("q", "scope", "requirement", "show"), First: q.After == nil, Content: q.Scope == scopeContent,
-		Total: adminCount(int64(len(snapshot.Rules()))),
+		Total: adminCount(int64(snapshot.Len())),
 	}
 	var triggers []*policy.Trigger
 	if t := snapshot.Triggers(); t != nil {
@@ -186,11 +190,8 @@ func (p *Pages) answer(address *string, recipient, sender, login *[]shownRule, a
 	*address = a.Domain
 	if a.Local != "" {
 		*address = a.Folded().String()
-		for r, counts := p.o.Rules().LookupLogin(*address, now), true; r != nil && len(*login) < 5; r, counts = p.o.Rules().Broader(r), false {
-			s := showRule(r, now)
-			s.Counts = counts
-			*login = append(*login, s)
-		}
+		rules := p.o.Rules()
+		*login = broader(rules, rules.LookupLogin(*address, now), now)
 	}
 	*recipient, *sender = p.counting(policy.ByRecipient, a, now), p.counting(policy.BySender, a, now)
 	return true
