@@ -370,7 +370,7 @@ func TestInboxThroughThePortal(t *testing.T) {
 	if !strings.Contains(page, "zweite Grüße") || !strings.Contains(page, first) || strings.Count(page, "badge") != 1+strings.Count(page, ".badge{") {
 		t.Errorf("the list:\n%s", page)
 	}
-	_, page = fetch(t, c, srv.URL+inbox+"?q=SECOND", nil)
+	_, page = fetch(t, c, srv.URL+inbox+"/search", url.Values{"q": {"SECOND"}})
 	if !strings.Contains(page, "1 more found in the text") {
 		t.Errorf("the search:\n%s", page)
 	}
@@ -397,5 +397,40 @@ func TestInboxThroughThePortal(t *testing.T) {
 		if strings.Contains(b.logs.String(), secret) {
 			t.Errorf("%q is in the log", secret)
 		}
+	}
+}
+
+// TestSearchTokensTellNothing: what stands in the address of a page of results is not the
+// words, nor how many they are, and is of use to this recipient alone.
+func TestSearchTokensTellNothing(t *testing.T) {
+	b := newBench(t)
+	d := b.verifiedBy(escrow.VerifyCode)
+	other := *d
+	other.Address = "other@old.example"
+	lengths := make(map[int]bool)
+	seen := make(map[string]bool)
+	for _, words := range []string{"x", "biopsy", "biopsy", "grün und  blau", strings.Repeat("w", 60)} {
+		token, err := b.SearchToken(d, words)
+		b.must(err)
+		if url.QueryEscape(token) != token || strings.Contains(token, words) && len(words) > 1 || seen[token] {
+			t.Errorf("token %s", token)
+		}
+		seen[token], lengths[len(token)] = true, true
+		if got := b.SearchOf(d, token); got != words {
+			t.Errorf("%q came back as %q", words, got)
+		}
+		for what, got := range map[string]string{
+			"another recipient": b.SearchOf(&other, token), "a part": b.SearchOf(d, token[1:]), "plain words": b.SearchOf(d, words), "too much": b.SearchOf(d, token+strings.Repeat("A", 4096)),
+		} {
+			if got != "" {
+				t.Errorf("%s: %q", what, got)
+			}
+		}
+	}
+	if len(lengths) != 1 {
+		t.Errorf("lengths of tokens: %v", lengths)
+	}
+	if token, err := b.SearchToken(d, strings.Repeat("ä", 5000)); err != nil || b.SearchOf(d, token) != strings.Repeat("ä", escrow.MaxSearch) {
+		t.Errorf("long words: %v", err)
 	}
 }

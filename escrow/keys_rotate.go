@@ -44,9 +44,10 @@ const (
 var RotatedPurposes = []string{boxWrap, boxRecover, boxSummary, boxMail, boxPassphrase, boxPassword, boxTOTP, boxPasskey, boxAdminPassword, boxAdminTOTP}
 
 // ShortLivedPurposes are those of boxes that no database keeps: a browser has them, for
-// ten minutes (ceremony, admin-oidc) or twelve hours (session). Under a key that is gone
-// they count as over: the recipient verifies, and the administrator signs in, again.
-var ShortLivedPurposes = []string{"ceremony/1", "session/1", "admin-oidc/1"}
+// ten minutes (ceremony, admin-oidc), twelve hours (session), or in the address of a page
+// (search). Under a key that is gone they count as over: the recipient verifies, and the
+// administrator signs in, again, or types the words once more.
+var ShortLivedPurposes = []string{"ceremony/1", "session/1", "search/1", "admin-oidc/1"}
 
 // BoxKey returns the ID of the key that a box is under, "" where that can't be told.
 func BoxKey(b Box) string {

@@ -1,6 +1,8 @@
 package escrow
 
 import (
+	"encoding/base64"
+	"fmt"
 	"strings"
 
 	"golang.org/x/text/cases"
@@ -12,6 +14,44 @@ const (
 	MaxSearch      = 200 // characters
 	maxSearchWords = 10
 )
+
+// searchPad is of what length in bytes the words of a search are a multiple.
+const searchPad = 64
+
+// SearchToken returns the words that somebody looks for in an inbox in a form that may stand
+// in the address of a page, where a web server in front would log them: encrypted under the
+// server's keys, for this recipient.
+func (v *Vault) SearchToken(d *Device, query string) (string, error) {
+	if r := []rune(query); len(r) > MaxSearch {
+		query = string(r[:MaxSearch])
+	}
+	pad := (searchPad - len(query)%searchPad) % searchPad
+	box, err := v.keys.seal([]byte(query+strings.Repeat(" ", pad)), "search/1", d.Address)
+	if err != nil {
+		return "", fmt.Errorf("search: %w", err)
+	}
+	return base64.RawURLEncoding.EncodeToString(box), nil
+}
+
+// maxSearchToken is more than any token has, in bytes.
+const maxSearchToken = 2048
+
+// SearchOf returns the words of a token; "" where it is none for this recipient, or its key
+// is gone.
+func (v *Vault) SearchOf(d *Device, token string) string {
+	if len(token) > maxSearchToken {
+		return ""
+	}
+	box, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil {
+		return ""
+	}
+	plain, err := v.keys.open(box, "search/1", d.Address)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(plain))
+}
 
 // Search is what somebody looks for: words that all must be there, in any order.
 type Search struct{ words []string }

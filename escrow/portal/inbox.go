@@ -21,6 +21,10 @@ type Inbox interface {
 	// InboxOpen finds one, for Open: escrow.ErrUnknown, escrow.ErrNeedsLink, or
 	// with the pickup escrow.ErrExpired or escrow.ErrRetracted.
 	InboxOpen(ctx context.Context, d *escrow.Device, item string) (*escrow.Pickup, *escrow.Session, error)
+	// SearchToken returns words that are looked for in a form for the address of a page,
+	// and SearchOf what was in it, "" where it is of another recipient.
+	SearchToken(d *escrow.Device, query string) (string, error)
+	SearchOf(d *escrow.Device, token string) string
 	// Searched notes in the audit log that so many messages were searched.
 	Searched(ctx context.Context, d *escrow.Device, messages int) error
 	// Peek is Open that does not count as reading.
@@ -48,6 +52,7 @@ type inboxVisit struct {
 func (p *portal) inboxRoutes(handle func(pattern, route string, h handler)) {
 	const m = "/inbox/{tag}"
 	handle("GET "+p.base+m, m, p.inInbox(p.listInbox))
+	handle("POST "+p.base+m+"/search", m+"/search", p.inInbox(p.findInbox))
 	handle("GET "+p.base+m+"/zip", m+"/zip", p.inInbox(p.zipInbox))
 	handle("POST "+p.base+m+"/leave", m+"/leave", p.leaveInbox)
 	p.messageRoutes(handle, m+"/m/{item}", p.inboxMessage)
@@ -175,6 +180,7 @@ type inboxView struct {
 	Address string
 	Account bool   // there are pages of the account
 	Query   string // what is looked for, "" if nothing is
+	token   string // the same in addresses
 
 	Entries     []inboxEntry
 	Total       int
@@ -246,7 +252,10 @@ func (p *portal) listInbox(w http.ResponseWriter, r *http.Request, v *inboxVisit
 	}
 	defer leave()
 	q := r.URL.Query()
-	view := inboxView{Self: v.self, Address: v.Address, Account: p.accounts != nil && v.How == escrow.VerifyAccount, Query: shorten(clean(q.Get("q")), escrow.MaxSearch)}
+	view := inboxView{Self: v.self, Address: v.Address, Account: p.accounts != nil && v.How == escrow.VerifyAccount}
+	if view.token = q.Get("s"); view.token != "" {
+		view.Query = shorten(clean(p.inbox.SearchOf(v.Device, view.token)), escrow.MaxSearch)
+	}
 	search := escrow.NewSearch(view.Query)
 	if search.Empty() {
 		view.Query = ""
@@ -270,6 +279,23 @@ func (p *portal) listInbox(w http.ResponseWriter, r *http.Request, v *inboxVisit
 	return p.pages.write(w, r, http.StatusOK, "inbox", view)
 }
 
+// findInbox takes the words that are looked for, and sends the browser to where they are in
+// the address encrypted: the page can be gone back to, and no log has them.
+func (p *portal) findInbox(w http.ResponseWriter, r *http.Request, v *inboxVisit) error {
+	if err := form(w, r); err != nil {
+		return err
+	}
+	query := shorten(clean(r.PostForm.Get("q")), escrow.MaxSearch)
+	if escrow.NewSearch(query).Empty() {
+		return see(w, v.self)
+	}
+	token, err := p.inbox.SearchToken(v.Device, query)
+	if err != nil {
+		return err
+	}
+	return see(w, v.self+"?s="+token)
+}
+
 // listPage fills in one page of the list, the last where there are fewer.
 func (p *portal) listPage(ctx context.Context, v *inboxVisit, view *inboxView, page int) error {
 	for {
@@ -290,7 +316,7 @@ func (p *portal) listPage(ctx context.Context, v *inboxVisit, view *inboxView, p
 		at := func(page int) string {
 			u := url.Values{"page": {strconv.Itoa(page)}}
 			if view.Query != "" {
-				u.Set("q", view.Query)
+				u.Set("s", view.token)
 			}
 			return "?" + u.Encode()
 		}
@@ -347,7 +373,7 @@ func (p *portal) searchTexts(ctx context.Context, v *inboxVisit, view *inboxView
 			}
 			size := min(it.Size, searchEach)
 			if view.Looked > 0 && (view.Looked >= searchMessages || size > left || time.Since(start) > searchTime) {
-				view.Further = "?" + url.Values{"q": {view.Query}, "text": {strconv.Itoa(offset + i)}}.Encode()
+				view.Further = "?" + url.Values{"s": {view.token}, "text": {strconv.Itoa(offset + i)}}.Encode()
 				return nil
 			}
 			left -= size

@@ -166,7 +166,8 @@ func (u *user) pickupByCode() {
 	inbox := u.target(b, "/inbox/")
 	u.open(b, inbox)
 	u.open(b, u.target(b, "/zip"))
-	u.open(b, inbox+"?q=Gallenblase")
+	u.open(b, inbox)
+	u.press(b, "/search", http.StatusOK, "q", "Gallenblase")
 
 	reply := lab.Attachment{Name: "Rückfrage-zur-OP.txt", Data: []byte("die Angehörigen wissen noch nichts davon")}
 	draft, answer := "erst noch ein Entwurf, nur für mich", "ich habe große Angst vor dem Eingriff"

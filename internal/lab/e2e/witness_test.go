@@ -34,7 +34,7 @@ type witness struct {
 }
 
 // secretFields are fields of forms that hold secrets.
-var secretFields = []string{"answer", "password", "old", "phrase", "totp", "ceremony", "response"}
+var secretFields = []string{"q", "answer", "password", "old", "phrase", "totp", "ceremony", "response"}
 
 // capability is what a path holds that leads to a message: for its recipient, or for
 // its sender.
@@ -108,7 +108,6 @@ func (w *witness) learn(r *http.Request) {
 	if m := capability.FindStringSubmatch(r.URL.Path); m != nil {
 		w.secret(map[string]string{"m": "link", "s": "sender's link"}[m[1]], m[2])
 	}
-	w.secret("search", r.URL.Query().Get("q"))
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if kind != "application/x-www-form-urlencoded" {
 		return
