@@ -247,13 +247,6 @@ func (db *DB) keepEnds(ctx context.Context, p *present, r *Restored) error {
 // API, recovery keys, accounts that were reset, devices that were signed out, accounts of
 // administrators. One of these that was reset has what it was reset to.
 func (db *DB) keepRevoked(ctx context.Context, p *present, r *Restored) error {
-	err := db.write(ctx, func(tx *dbsql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM admin_session`) // some may have signed out
-		return err
-	})
-	if err != nil {
-		return err
-	}
 	for _, id := range p.apiKeys {
 		if removed, err := db.RemoveAPIKey(ctx, id); err != nil {
 			return err

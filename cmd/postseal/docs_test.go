@@ -42,7 +42,7 @@ func TestSettingsAreDocumented(t *testing.T) {
 // exist.
 func TestDocsNameRealCommands(t *testing.T) {
 	app := newApp(strings.NewReader(""), nil, nil)
-	for _, file := range []string{"../../README.md", "../../docs/mail-flow.md", "../../docs/postfix.md", "../../docs/security.md", "../../docs/settings.md", "../../docs/develop.md", "../../docs/guards.md", "../../docs/senders.md", "../../docs/api.md", "../../docs/tlsrpt.md", "../../docs/verified-tls.md", "../../docs/operate.md", "../../docs/check.md", "../../docs/audit.md"} {
+	for _, file := range []string{"../../README.md", "../../docs/mail-flow.md", "../../docs/postfix.md", "../../docs/security.md", "../../docs/settings.md", "../../docs/develop.md", "../../docs/guards.md", "../../docs/senders.md", "../../docs/api.md", "../../docs/tlsrpt.md", "../../docs/verified-tls.md", "../../docs/operate.md", "../../docs/check.md", "../../docs/audit.md", "../../docs/admin.md"} {
 		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Error(err)

@@ -62,13 +62,16 @@ func TestGuardAgainstRebinding(t *testing.T) {
 		{"127.0.0.1:8646", "", 421},
 		{":8646", "", 421},
 		{"unix:/run/admin", "anything", 204},
+		{"127.0.0.1:8646", "Admin.own.example", 204}, // named beside
+		{"127.0.0.1:8646", "admin.own.example.:443", 204},
+		{"127.0.0.1:8646", "admin.own.example.evil.example", 421},
 	}
 	for _, tt := range tests {
 		t.Run(tt.listen+" asked as "+tt.host, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/destinations", nil)
 			r.Host = tt.host
 			w := httptest.NewRecorder()
-			Guard(tt.listen, ok).ServeHTTP(w, r)
+			Guard(tt.listen, ok, "admin.own.example").ServeHTTP(w, r)
 			if w.Code != tt.want {
 				t.Errorf("status %d, want %d", w.Code, tt.want)
 			}
