@@ -22,6 +22,27 @@ const (
 type facts struct {
 	published policy.Published
 	sts       *STSResult // where there is a policy, or may be one
+
+	dest string // of an entry that has no room for its name
+	none bool   // nobody has looked: dest is all there is
+}
+
+// told returns the facts; nil: nobody has looked.
+func (e *entry) told() *facts {
+	if f := e.facts.Load(); f != nil && !f.none {
+		return f
+	}
+	return nil
+}
+
+// tell sets the facts.
+func (e *entry) tell(f *facts) {
+	if e.size == longName {
+		named := *f
+		named.dest = e.dest()
+		f = &named
+	}
+	e.facts.Store(f)
 }
 
 // Published returns what a destination publishes of how its TLS is to be
@@ -34,7 +55,7 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	now := m.o.Now()
 	e := m.asked(dest, now)
 	until := stamp(e.until.Load()) // before the facts: never longer than theirs
-	f := e.facts.Load()
+	f := e.told()
 	if f != nil && now.Before(until.time()) && until.time().Sub(now) <= factsMost {
 		return f.published // and the clock was not set back
 	}
@@ -56,7 +77,7 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 	case <-got:
 	case <-ctx.Done():
 	}
-	if f = e.facts.Load(); f == nil {
+	if f = e.told(); f == nil {
 		return policy.Published{}
 	}
 	return f.published
@@ -69,7 +90,7 @@ func (m *Manager) STS(dest string) *STSResult {
 	if e == nil {
 		return nil
 	}
-	if f := e.facts.Load(); f != nil {
+	if f := e.told(); f != nil {
 		return f.sts
 	}
 	return nil
@@ -85,7 +106,7 @@ func noteworthy(r *STSResult) *STSResult {
 // keepFacts remembers what r says of what the destination publishes.
 func (m *Manager) keepFacts(e *entry, r *Result) {
 	p := r.published()
-	old := e.facts.Load()
+	old := e.told()
 	life := min(max(time.Duration(r.TTL)*time.Second, factsLeast), factsMost)
 	if p.DANE == policy.DANEUnknown || p.DANE == policy.DANEFailed || p.STS == policy.STSUnknown || p.STS == policy.STSFailed {
 		life = factsDoubt
@@ -107,7 +128,7 @@ func (m *Manager) keepFacts(e *entry, r *Result) {
 // keepFacts sets the facts before their time, so that the time of new ones is never
 // taken for that of old ones.
 func (e *entry) keepFacts(f *facts, until time.Time) {
-	e.facts.Store(f)
+	e.tell(f)
 	e.until.Store(uint32(stampOf(until)))
 }
 
@@ -120,7 +141,7 @@ func (m *Manager) restoreFacts(e *entry, r *Result) {
 		return
 	}
 	if r.DANE == policy.DANEFull || r.DANE == policy.DANEPartial || r.DANE == policy.DANEUnusable {
-		e.facts.Store(newFacts(policy.Published{DANE: r.DANE}, nil))
+		e.tell(newFacts(policy.Published{DANE: r.DANE}, nil))
 	}
 	if r.STS == nil || r.DANE == policy.DANEUnknown || r.DANE == policy.DANEFailed || r.STS.State == policy.STSUnknown || r.STS.State == policy.STSFailed {
 		return

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"slices"
 	"strings"
-	"unique"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -42,6 +41,7 @@ type evidence struct {
 	doubt     bool         // something was not looked at, or DNS failed
 	outcome   policy.State // of the Result
 	published policy.Published
+	vouched   bool // a host's certificate matches its TLSA records
 	facts     []fact
 }
 
@@ -52,8 +52,8 @@ type fact struct {
 	version  uint16
 	verified bool
 	dane     daneState
-	stranger bool                  // the domain's MTA-STS policy does not name the host
-	names    unique.Handle[string] // parted by newlines
+	stranger bool   // the domain's MTA-STS policy does not name the host
+	names    string // parted by newlines
 }
 
 // daneState is how a host stands to its TLSA records.
@@ -77,14 +77,18 @@ func (r *Result) evidence() evidence {
 		ev.doubt = ev.doubt || mx.DNSFailed
 		for j := range mx.Addresses {
 			a := &mx.Addresses[j]
-			f := fact{host: mx.Host, state: a.State, names: noNames, dane: daneStateOf(mx, a), stranger: mx.STSMatch != nil && !*mx.STSMatch}
+			f := fact{host: mx.Host, state: a.State, dane: daneStateOf(mx, a), stranger: mx.STSMatch != nil && !*mx.STSMatch}
 			if a.TLS {
 				f.state, f.version = policy.Works, versionNumber(a.Version)
 				if a.Cert != nil {
 					f.verified = a.Cert.Verified
-					f.names = unique.Make(strings.Join(a.Cert.Names, "\n"))
+					f.names = strings.Join(a.Cert.Names, "\n")
+					if f.names == f.host {
+						f.names = f.host // in memory once
+					}
 				}
 			}
+			ev.vouched = ev.vouched || f.vouches()
 			if !slices.Contains(ev.facts, f) {
 				ev.facts = append(ev.facts, f)
 			}
@@ -107,7 +111,8 @@ func daneStateOf(mx *MXResult, a *AddressResult) daneState {
 	return daneMismatch
 }
 
-var noNames = unique.Make("")
+// vouches reports whether the host's certificate matches its TLSA records.
+func (f *fact) vouches() bool { return f.dane == daneMatch && f.state == policy.Works }
 
 // judge is the verdict over all hosts. Postfix tries them in order until one
 // serves, so one that works is enough. Where none does, a host that could not be
@@ -161,10 +166,13 @@ func (ev *evidence) judge(nexthop string, demand policy.TLSParams, floor uint16)
 
 // ruleMet is RuleMet. It does not allocate.
 func (ev *evidence) ruleMet(nexthop string, demand policy.TLSParams, floor uint16) bool {
+	if !ev.vouched { // which most are not
+		return false
+	}
 	met := false
 	for i := range ev.facts {
 		f := &ev.facts[i]
-		if f.dane != daneMatch || f.state != policy.Works {
+		if !f.vouches() {
 			continue
 		}
 		if met = f.meets(demand, floor, nexthop); !met {
@@ -188,8 +196,8 @@ func (f *fact) meets(demand policy.TLSParams, floor uint16, nexthop string) bool
 	if !f.verified {
 		return false
 	}
-	if names := f.names.Value(); names != "" {
-		for name := range strings.SplitSeq(names, "\n") {
+	if f.names != "" {
+		for name := range strings.SplitSeq(f.names, "\n") {
 			if matches(name, demand, f.host, nexthop) {
 				return true
 			}

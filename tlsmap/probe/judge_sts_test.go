@@ -60,7 +60,7 @@ func TestJudgeAllocates(t *testing.T) {
 		{DANE: policy.DANENone, STS: policy.STSNone},
 		{DANE: policy.DANEOff, STS: policy.STSEnforce, STSMatch: []string{"mx.d.example"}},
 	} {
-		ev := evidence{published: p, facts: []fact{{host: "mx.d.example", state: policy.Works, version: tls.VersionTLS13, dane: daneMismatch, names: noNames}}}
+		ev := evidence{published: p, facts: []fact{{host: "mx.d.example", state: policy.Works, version: tls.VersionTLS13, dane: daneMismatch}}}
 		if n := testing.AllocsPerRun(100, func() { ev.judge("d.example", policy.TLSParams{}, tls.VersionTLS12) }); n > 0 {
 			t.Errorf("%+v: %v allocations", p, n)
 		}

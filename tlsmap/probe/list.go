@@ -7,7 +7,7 @@ func (m *Manager) Known() []string {
 	var all []string
 	m.mem.each(func(e *entry) {
 		if e.known.Load().checked != 0 {
-			all = append(all, e.dest)
+			all = append(all, e.dest())
 		}
 	})
 	slices.Sort(all)

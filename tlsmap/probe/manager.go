@@ -101,9 +101,10 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 	}
 	m := &Manager{
 		o: o, look: p.probe, discover: p.Discover, dane: p.DANE, store: store, metrics: p.metrics,
-		mem: newMemory(o.MaxEntries), plan: newSchedule(), queue: make(chan *entry, o.Queue),
+		mem: newMemory(o.MaxEntries), queue: make(chan *entry, o.Queue),
 		flying: make(map[*entry]*flight), unsaved: make(map[string]*unsaved), saveNow: make(chan struct{}, 1),
 	}
+	m.plan = newSchedule(m.mem)
 	lost := m.lost
 	p.metrics.lostNow.Store(&lost)
 	m.daneOff, m.stsOff = p.Distrusted() != "", p.o.STS == nil
@@ -135,7 +136,7 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 			p.State = policy.Unknown
 		}
 	}
-	if f := e.facts.Load(); f != nil && e.until.Load() != 0 {
+	if f := e.told(); f != nil && e.until.Load() != 0 {
 		p.Published = f.published // as fresh as Postfix's answers
 	}
 	return p
@@ -153,9 +154,7 @@ func (m *Manager) asked(dest string, now time.Time) *entry {
 
 func (m *Manager) add(dest string, now time.Time) *entry {
 	e, evicted, made := m.mem.add(dest, now)
-	if evicted != nil {
-		m.plan.remove(evicted)
-	} else if made {
+	if made && evicted == nil {
 		m.metrics.known.Inc()
 	}
 	return e
@@ -165,7 +164,7 @@ func (m *Manager) add(dest string, now time.Time) *entry {
 func (m *Manager) note(e *entry, demand policy.TLSParams) {
 	for {
 		k := e.known.Load()
-		if _, noted := k.fresh(e.dest, demand, m.o.Floor); noted || e.known.CompareAndSwap(k, k.noting(e.dest, demand, m.o.Floor)) {
+		if _, noted := k.fresh(e.dest(), demand, m.o.Floor); noted || e.known.CompareAndSwap(k, k.noting(e.dest(), demand, m.o.Floor)) {
 			return
 		}
 	}
@@ -259,7 +258,7 @@ func (m *Manager) start(e *entry, reuse time.Duration) (f *flight, joined bool) 
 func (m *Manager) run(e *entry, f *flight) {
 	ctx, cancel := context.WithTimeout(m.base, m.o.MaxLook)
 	defer cancel()
-	r := m.safeLook(ctx, e.dest, f.reuse)
+	r := m.safeLook(ctx, e.dest(), f.reuse)
 	if m.base.Err() != nil && r.State == policy.Unknown {
 		f.err = ErrStopped // says nothing of the destination
 	} else {
@@ -295,7 +294,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 		m.unlearned(e)
 		return
 	case before == nil:
-		before = m.result(context.WithoutCancel(m.base), e.dest, e.known.Load())
+		before = m.result(context.WithoutCancel(m.base), e.dest(), e.known.Load())
 	}
 	for { // a demand may be noted meanwhile
 		old = e.known.Load()
@@ -305,7 +304,7 @@ func (m *Manager) learn(e *entry, r *Result) {
 		}
 	}
 	if old.state() != k.state() {
-		m.o.Log.Info("posture changed", "dest", e.dest, "from", old.state(), "to", k.state(), "reason", r.Reason)
+		m.o.Log.Info("posture changed", "dest", e.dest(), "from", old.state(), "to", k.state(), "reason", r.Reason)
 	}
 	if m.o.OnChange != nil && (old.state() != k.state() || old.checked != 0 && !samePublished(old.ev.published, k.ev.published)) {
 		m.o.OnChange()
@@ -314,10 +313,8 @@ func (m *Manager) learn(e *entry, r *Result) {
 		m.tell(&events[i])
 	}
 	m.keepFacts(e, r)
-	if m.mem.get(e.dest) == e { // not evicted meanwhile
-		m.plan.set(e, k.next)
-	}
-	m.keep(e.dest, k, r, events)
+	m.plan.set(e, k.next)
+	m.keep(e.dest(), k, r, events)
 }
 
 // tell logs and counts an event.

@@ -6,9 +6,13 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -21,20 +25,15 @@ func TestMemoryIsATable(t *testing.T) {
 	want := map[string]*entry{}
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := range 60_000 {
-		dest := fmt.Sprint("d", random.IntN(6000))
+		dest := nameOf(random.IntN(6000))
 		at := now.Add(time.Duration(random.IntN(1000)) * time.Minute)
 		switch n := random.IntN(2000); {
 		case n == 0:
 			since := now.Add(time.Duration(random.IntN(700)) * time.Minute)
-			m.sweep(since, func(e *entry) {
-				if want[e.dest] != e || e.used() >= since.Unix() {
-					t.Fatalf("%s was swept", e.dest)
-				}
-				delete(want, e.dest)
-			})
+			m.sweep(since)
 			for d, e := range want {
 				if e.used() < since.Unix() {
-					t.Fatalf("%s was not swept", d)
+					delete(want, d)
 				}
 			}
 		case n < 1200:
@@ -43,10 +42,10 @@ func TestMemoryIsATable(t *testing.T) {
 				t.Fatalf("%s: made %t, and there was %v", dest, made, want[dest])
 			}
 			if evicted != nil {
-				if want[evicted.dest] != evicted {
-					t.Fatalf("%s was evicted and not there", evicted.dest)
+				if want[evicted.dest()] != evicted {
+					t.Fatalf("%s was evicted and not there", evicted.dest())
 				}
-				delete(want, evicted.dest)
+				delete(want, evicted.dest())
 			}
 			want[dest] = e
 		default:
@@ -61,12 +60,119 @@ func TestMemoryIsATable(t *testing.T) {
 	n := 0
 	m.each(func(e *entry) {
 		n++
-		if want[e.dest] != e {
-			t.Errorf("%s is not there", e.dest)
+		if want[e.dest()] != e {
+			t.Errorf("%s is not there", e.dest())
 		}
 	})
 	if n != len(want) {
 		t.Errorf("%d entries, want %d", n, len(want))
+	}
+}
+
+// nameOf is the i-th of names of all lengths around the room that an entry has for them.
+func nameOf(i int) string { return strings.Repeat("x", i%40) + fmt.Sprint(i) }
+
+// TestNamesAreKept: an entry knows its name whatever its length, before and after
+// somebody looked, and is taken for no other.
+func TestNamesAreKept(t *testing.T) {
+	for n := range 2 * nameRoom {
+		dest := strings.Repeat("d", n)
+		e := newEntry(dest)
+		if e.told() != nil {
+			t.Errorf("%q: somebody has looked", dest)
+		}
+		for range 3 {
+			if e.dest() != dest || !e.is(dest) || e.is(dest+"d") || n > 0 && (e.is(dest[1:]) || e.is(dest[1:]+"e")) {
+				t.Errorf("%q is %q", dest, e.dest())
+			}
+			e.keepFacts(newFacts(policy.Published{DANE: policy.DANEFull}, nil), time.Now())
+			if f := e.told(); f == nil || f.published.DANE != policy.DANEFull {
+				t.Errorf("%q: %+v", dest, f)
+			}
+		}
+	}
+	if size := unsafe.Sizeof(entry{}); size > 48 {
+		t.Errorf("an entry takes %d bytes", size)
+	}
+}
+
+// TestMemoryIsReadWithoutALock: who reads finds what is there at any time, whatever is
+// added, evicted and swept around it meanwhile, and never another destination.
+func TestMemoryIsReadWithoutALock(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := newMemory(100 * shards)
+	stay := make([]*entry, 1000)
+	for i := range stay {
+		stay[i], _, _ = m.add(nameOf(i), now.Add(time.Hour))
+		stay[i].known.Store(&known{ev: never, checked: stampOf(now)}) // and so is not evicted
+	}
+	var writers, readers sync.WaitGroup
+	var done atomic.Bool
+	for w := range 2 {
+		writers.Go(func() {
+			for i := range 10_000 {
+				m.add(nameOf(1000+(i*7919+w)%20_000), now)
+				if i%2000 == 0 {
+					m.sweep(now.Add(time.Minute))
+				}
+			}
+		})
+	}
+	for r := range 2 {
+		readers.Go(func() {
+			for i := r; !done.Load(); i++ {
+				n := i * 31 % 20_000
+				dest := nameOf(n)
+				e := m.get(dest)
+				if n < len(stay) && e != stay[n] || e != nil && e.dest() != dest {
+					t.Errorf("%s: found %v", dest, e)
+					return
+				}
+				table, h := m.hash(dest)
+				if e := table.find(dest, h); e != nil && e.dest() != dest {
+					t.Errorf("%s: found %s", dest, e.dest())
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+	done.Store(true)
+	readers.Wait()
+}
+
+// TestScheduleIsAPlan: whatever is planned, again and for other times, comes up once, not
+// before its time, and hardly later.
+func TestScheduleIsAPlan(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	m := newMemory(100 * shards)
+	s := newSchedule(m)
+	random := rand.New(rand.NewPCG(3, 4))
+	want := map[*entry]stamp{}
+	for range 5000 {
+		switch random.IntN(4) {
+		case 0:
+			now = now.Add(time.Duration(random.IntN(90)) * time.Second)
+			ready, next := s.pop(now)
+			for _, e := range ready {
+				if at, ok := want[e]; !ok || at.time().After(now) {
+					t.Fatalf("%s came up at %v, planned for %v (%t)", e.dest(), now, at.time(), ok)
+				}
+				delete(want, e)
+			}
+			for e, at := range want {
+				if at.time().Before(now.Add(-2*time.Second)) || at.time().Before(next.Add(-2*time.Second)) || next.IsZero() {
+					t.Fatalf("%s is planned for %v, did not come up at %v, and the next at %v", e.dest(), at.time(), now, next)
+				}
+			}
+		default:
+			e, evicted, _ := m.add(nameOf(random.IntN(2000)), now)
+			delete(want, evicted)
+			at := stampOf(now.Add(time.Duration(random.IntN(3600)) * time.Second))
+			e.known.Store(&known{ev: never, next: at})
+			want[e] = at
+			s.set(e, at)
+		}
 	}
 }
 

@@ -15,13 +15,13 @@ func (m *Manager) recall(e *entry) (*Result, bool) {
 	if m.store == nil || e.known.Load().checked != 0 {
 		return nil, true
 	}
-	rec, ok := m.waiting(e.dest)
+	rec, ok := m.waiting(e.dest())
 	if !ok {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(m.base), saveLimit)
 		defer cancel()
 		var err error
-		if rec, ok, err = m.store.LoadPosture(ctx, e.dest); err != nil {
-			m.o.Log.Warn("posture not read: the look at the destination does not count", "dest", e.dest, "error", err)
+		if rec, ok, err = m.store.LoadPosture(ctx, e.dest()); err != nil {
+			m.o.Log.Warn("posture not read: the look at the destination does not count", "dest", e.dest(), "error", err)
 			return nil, false
 		}
 	}
@@ -32,19 +32,19 @@ func (m *Manager) recall(e *entry) (*Result, bool) {
 	for {
 		old := e.known.Load()
 		if old.checked != 0 { // loaded meanwhile
-			return m.result(context.WithoutCancel(m.base), e.dest, old), true
+			return m.result(context.WithoutCancel(m.base), e.dest(), old), true
 		}
 		n := k
 		for _, d := range old.unusual().demands {
-			if _, noted := n.fresh(e.dest, d.demand, m.o.Floor); !noted {
-				n = n.noting(e.dest, d.demand, m.o.Floor)
+			if _, noted := n.fresh(e.dest(), d.demand, m.o.Floor); !noted {
+				n = n.noting(e.dest(), d.demand, m.o.Floor)
 			}
 		}
 		if e.known.CompareAndSwap(old, n) {
 			break
 		}
 	}
-	if e.facts.Load() == nil {
+	if e.told() == nil {
 		m.restoreFacts(e, r)
 	}
 	return r, true
@@ -79,7 +79,5 @@ func (m *Manager) unlearned(e *entry) {
 			break
 		}
 	}
-	if m.mem.get(e.dest) == e {
-		m.plan.set(e, next)
-	}
+	m.plan.set(e, next)
 }

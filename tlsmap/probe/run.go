@@ -67,14 +67,11 @@ func (m *Manager) refresh(ctx context.Context) {
 		}
 		now := m.o.Now()
 		wait := time.Hour
-		for {
-			e, next := m.plan.pop(now)
-			if e == nil {
-				if !next.IsZero() {
-					wait = min(wait, next.Sub(now))
-				}
-				break
-			}
+		ready, next := m.plan.pop(now)
+		if !next.IsZero() {
+			wait = min(wait, next.Sub(now))
+		}
+		for _, e := range ready {
 			if now.Unix()-e.used() > int64(refreshUsed/time.Second) {
 				continue // looked at when somebody asks again
 			}
@@ -88,7 +85,7 @@ func (m *Manager) refresh(ctx context.Context) {
 
 func (m *Manager) sweep(ctx context.Context) {
 	since := m.o.Now().Add(-forgetAfter)
-	m.mem.sweep(since, m.plan.remove)
+	m.mem.sweep(since)
 	m.metrics.known.Set(float64(m.mem.len()))
 	if m.store == nil {
 		return

@@ -1,31 +1,36 @@
 package probe
 
 import (
-	"container/heap"
 	"sync"
 	"time"
 )
 
-// schedule orders the entries by when they are to be looked at again.
+// schedule says which entries are to be looked at again. It is no list of them, which
+// would take as much room as their names: an entry is marked as planned, what is known of
+// it says for when, and a shard, of which the earliest time is known, is gone through
+// when that has come.
 type schedule struct {
-	mu   sync.Mutex
-	h    dueHeap
-	wake chan struct{} // gets a value when the first entry changed
+	mem  *memory
+	wake chan struct{} // gets a value when the first time became an earlier one
+
+	mu  sync.Mutex
+	due [shards]stamp // not after the first of each shard; zero: nothing is planned there
 }
 
-func newSchedule() *schedule { return &schedule{wake: make(chan struct{}, 1)} }
+func newSchedule(m *memory) *schedule { return &schedule{mem: m, wake: make(chan struct{}, 1)} }
 
-// set puts e at a time, or elsewhere if it is there already.
+func (e *entry) planned() bool { return e.asked.Load()&plannedBit != 0 }
+
+// set plans e for a time that is not before known.next.
 func (s *schedule) set(e *entry, at stamp) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e.due = at
-	if e.index >= 0 {
-		heap.Fix(&s.h, int(e.index))
-	} else {
-		heap.Push(&s.h, e)
+	e.asked.Or(plannedBit)
+	i, first := s.mem.shardOf(e), s.first()
+	if s.due[i] == 0 || at < s.due[i] {
+		s.due[i] = at
 	}
-	if s.h[0] == e {
+	if first == 0 || at < first {
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -33,48 +38,48 @@ func (s *schedule) set(e *entry, at stamp) {
 	}
 }
 
-func (s *schedule) remove(e *entry) {
+// first is the earliest time of all; zero where nothing is planned.
+func (s *schedule) first() (first stamp) {
+	for _, due := range s.due {
+		if due != 0 && (first == 0 || due < first) {
+			first = due
+		}
+	}
+	return first
+}
+
+// restOf is how long a shard is left alone after it was gone through, which takes a
+// thousandth of that or so.
+func restOf(entries int) time.Duration { return time.Duration(entries) * time.Millisecond }
+
+// pop takes out what is due. It also says when more will be, zero where nothing is
+// planned.
+func (s *schedule) pop(now time.Time) (ready []*entry, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e.index >= 0 {
-		heap.Remove(&s.h, int(e.index))
+	for i := range s.due {
+		if s.due[i] == 0 || s.due[i].time().After(now) {
+			continue
+		}
+		n, first := 0, stamp(0)
+		s.mem.shard[i].each(func(e *entry) {
+			n++
+			if !e.planned() {
+				return
+			}
+			at := e.known.Load().next
+			if at.time().After(now) {
+				if first == 0 || at < first {
+					first = at
+				}
+				return
+			}
+			e.asked.And(^uint32(plannedBit))
+			ready = append(ready, e)
+		})
+		if s.due[i] = first; first != 0 {
+			s.due[i] = max(first, stampOf(now.Add(restOf(n))))
+		}
 	}
-}
-
-// pop takes the first entry out if it is due; else it says when it will be, zero
-// where there is none.
-func (s *schedule) pop(now time.Time) (e *entry, next time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.h) == 0 {
-		return nil, time.Time{}
-	}
-	if due := s.h[0].due.time(); due.After(now) {
-		return nil, due
-	}
-	return heap.Pop(&s.h).(*entry), time.Time{}
-}
-
-type dueHeap []*entry
-
-func (h dueHeap) Len() int           { return len(h) }
-func (h dueHeap) Less(i, j int) bool { return h[i].due < h[j].due }
-func (h dueHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = int32(i), int32(j)
-}
-
-func (h *dueHeap) Push(x any) {
-	e := x.(*entry)
-	e.index = int32(len(*h))
-	*h = append(*h, e)
-}
-
-func (h *dueHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	e.index = -1
-	return e
+	return ready, s.first().time()
 }

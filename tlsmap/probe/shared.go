@@ -55,7 +55,7 @@ func (ev *evidence) key() string {
 	fmt.Fprint(&b, ev.settled, ev.state, ev.outcome, ev.doubt, uint8(p.DANE), uint8(p.STS), strings.Join(p.STSMatch, " "))
 	for i := range ev.facts {
 		f := &ev.facts[i]
-		fmt.Fprintf(&b, "\x00%s %d %d %t %d %t %s", f.host, f.state, f.version, f.verified, f.dane, f.stranger, f.names.Value())
+		fmt.Fprintf(&b, "\x00%s %d %d %t %d %t %s", f.host, f.state, f.version, f.verified, f.dane, f.stranger, f.names)
 	}
 	return b.String()
 }
