@@ -18,26 +18,28 @@ var entryGroups = []struct {
 	choice
 	kinds []string
 }{
-	{choice{"mail", "Mail: decided, sealed, notices"}, []string{audit.Decision, audit.Reinjected, audit.Sealed, audit.NoticeQueued, audit.NoticeSent, audit.NoticeBounced}},
-	{choice{"pickup", "Pickup: proofs, reading, replies"}, []string{audit.CodeQueued, audit.TryRight, audit.TryWrong, audit.Locked, audit.Read, audit.Opened, audit.Downloaded, audit.ReplyQueued, audit.ReplySent, audit.ReplyFailed}},
+	{choice{"mail", "Mail: decided, sealed, notices"}, []string{audit.Submitted, audit.Decision, audit.Reinjected, audit.Sealed, audit.NoticeQueued, audit.NoticeSent, audit.NoticeBounced}},
+	{choice{"pickup", "Pickup: proofs, reading, replies"}, []string{audit.CodeQueued, audit.TryRight, audit.TryWrong, audit.Locked, audit.Read, audit.Opened, audit.Downloaded, audit.Searched, audit.ReplyQueued, audit.ReplySent, audit.ReplyFailed}},
 	{choice{"life", "Life of messages"}, []string{audit.Retracted, audit.Extended, audit.Recovered, audit.Expired, audit.Held, audit.Released, audit.Purged, audit.Relinked}},
 	{choice{"account", "Accounts of recipients"}, []string{audit.AccountEnrolled, audit.AccountChanged, audit.AccountReset, audit.DeviceDropped, audit.RecipientSet, audit.RecipientReset}},
 	{choice{groupAdmin, "Administrators: rules, keys, access"}, nil},
-	{choice{"wrong", "Wrong tries and locks"}, []string{audit.TryWrong, audit.Locked}},
+	{choice{groupWrong, "Wrong tries and locks"}, []string{audit.TryWrong, audit.Locked, audit.AdminRefused}},
 }
 
-const groupAdmin = "admin"
+const (
+	groupAdmin = "admin"
+	groupWrong = "wrong" // whose entries are in other groups, too
+)
 
 // adminKinds are the kinds of no other group.
 func adminKinds() []string {
-	return slices.DeleteFunc(slices.Clone(audit.Kinds), func(k string) bool {
-		return slices.ContainsFunc(entryGroups, func(g struct {
-			choice
-			kinds []string
-		}) bool {
-			return slices.Contains(g.kinds, k)
-		})
-	})
+	var others []string
+	for _, g := range entryGroups {
+		if g.Value != groupWrong {
+			others = append(others, g.kinds...)
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(audit.Kinds), func(k string) bool { return slices.Contains(others, k) })
 }
 
 // kindsOf returns the kinds of a group or a kind.
@@ -58,7 +60,7 @@ func kindsOf(word string) []string {
 
 // entryLooks are those of entries that an administrator should see at once.
 var entryLooks = map[string]look{
-	audit.TryWrong: {"warn", ""}, audit.Locked: {"bad", ""}, audit.NoticeBounced: {"bad", ""}, audit.ReplyFailed: {"bad", ""},
+	audit.TryWrong: {"warn", ""}, audit.AdminRefused: {"warn", ""}, audit.AdminAdded: {"warn", ""}, audit.AdminReset: {"warn", ""}, audit.Locked: {"bad", ""}, audit.NoticeBounced: {"bad", ""}, audit.ReplyFailed: {"bad", ""},
 	audit.Retracted: {"warn", ""}, audit.Recovered: {"warn", ""}, audit.KeyChanged: {"warn", ""}, audit.Restored: {"warn", ""}, audit.Pruned: {"warn", ""},
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestFilters(t *testing.T) {
 		{"/recipients?q=PAT&show=account", listing.PersonQuery{Contains: "pat", Show: listing.WithAccount}},
 		{"/rules?scope=sender&requirement=tls&q=Bank&show=weaker", listing.RuleQuery{Scope: "sender", Requirement: "tls", Contains: "bank", Show: listing.Weaker}},
 		{"/outbox?kind=notice&failed=1", listing.MailQuery{Kind: "notice", Failed: true}},
-		{"/audit?kind=wrong&to=Pat@partner.example&item=x&actor=192.0.2.7", listing.AuditQuery{Kinds: []string{audit.TryWrong, audit.Locked}, Recipient: "pat@partner.example", Item: "x", Actor: "192.0.2.7"}},
+		{"/audit?kind=wrong&to=Pat@partner.example&item=x&actor=192.0.2.7", listing.AuditQuery{Kinds: []string{audit.TryWrong, audit.Locked, audit.AdminRefused}, Recipient: "pat@partner.example", Item: "x", Actor: "192.0.2.7"}},
 		{"/audit?kind=read&from=%3C%3E&until=2026-11-01", listing.AuditQuery{Kinds: []string{audit.Read}, Sender: "<>", Until: day.AddDate(0, 0, 1)}},
 		{"/audit?kind=admin", listing.AuditQuery{Kinds: adminKinds()}},
 	}
@@ -253,17 +254,25 @@ func TestHostileWordsStayWords(t *testing.T) {
 	}
 }
 
-// TestEachKindOfEntryIsInAGroup holds that what administrators do is found under their own word.
+// TestEachKindOfEntryIsInAGroup holds that what administrators do is found under their own word, and
+// that a new kind of entry is put where it belongs.
 func TestEachKindOfEntryIsInAGroup(t *testing.T) {
-	admin := adminKinds()
-	for _, k := range []string{audit.RuleAdded, audit.KeyChanged, audit.Started, audit.Restored} {
-		if !slices.Contains(admin, k) {
-			t.Errorf("%s is none of administrators", k)
+	words := regexp.MustCompile(`^(rule|rules|trigger|api-key|admin|key)-|^(backed-up|restored|started|pruned)$`)
+	seen := make(map[string]bool)
+	for _, g := range entryGroups {
+		for _, k := range g.kinds {
+			if g.Value != groupWrong && seen[k] {
+				t.Errorf("%s is in two groups", k)
+			}
+			seen[k] = true
+			if !slices.Contains(audit.Kinds, k) {
+				t.Errorf("%s is no kind of entry", k)
+			}
 		}
 	}
-	for _, k := range []string{audit.Read, audit.Sealed, audit.TryWrong, audit.AccountEnrolled, audit.Retracted} {
-		if slices.Contains(admin, k) {
-			t.Errorf("%s is of administrators", k)
+	for _, k := range audit.Kinds {
+		if admin := slices.Contains(adminKinds(), k); admin != words.MatchString(k) || !admin && !seen[k] {
+			t.Errorf("%s: which group is it in?", k)
 		}
 	}
 }
