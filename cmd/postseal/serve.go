@@ -118,9 +118,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 			}
 		},
 	})
-	if err := postures.Load(ctx); err != nil {
-		return err
-	}
+	postures.LoadLater()
 	engine := newEngine(cfg, s, rules.Load, postures)
 
 	engine.Observe = countDecisions(reg)
@@ -332,7 +330,11 @@ func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheu
 		p.maps, err = tlsmap.NewKeeper(tlsmap.KeeperConfig{
 			Server: p.tls, Dir: dir, Reload: reloadCommand(cfg, s), Log: log,
 			Options: func(ctx context.Context) (tlsmap.Options, error) {
-				return mapFileOptions(ctx, cfg, s, cfg.str("map-type"), postures.Known())
+				known, err := postures.Known(ctx)
+				if err != nil {
+					return tlsmap.Options{}, err
+				}
+				return mapFileOptions(ctx, cfg, s, cfg.str("map-type"), known)
 			},
 		})
 		if err != nil {

@@ -86,7 +86,11 @@ func (m *Manager) Published(ctx context.Context, dest string) policy.Published {
 // STS returns what the last lookup found of the MTA-STS policy of a destination, nil
 // where there is none or nobody has looked. It never waits.
 func (m *Manager) STS(dest string) *STSResult {
-	e := m.mem.get(Key(dest))
+	dest = Key(dest)
+	e := m.mem.get(dest)
+	if m.loading.Load() {
+		e = m.asked(dest, m.o.Now())
+	}
 	if e == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -55,6 +56,9 @@ type Manager struct {
 	discovering singleflight.Group
 
 	daneOff, stsOff bool // by the settings
+
+	loading atomic.Bool   // the store is being read: what memory does not know may be there
+	loaded  chan struct{} // closed when it was
 
 	base context.Context // of every look
 	stop context.CancelFunc
@@ -103,6 +107,7 @@ func NewManager(p *Prober, store Store, o ManagerOptions) *Manager {
 		o: o, look: p.probe, discover: p.Discover, dane: p.DANE, store: store, metrics: p.metrics,
 		mem: newMemory(o.MaxEntries), queue: make(chan *entry, o.Queue),
 		flying: make(map[*entry]*flight), unsaved: make(map[string]*unsaved), saveNow: make(chan struct{}, 1),
+		loaded: make(chan struct{}),
 	}
 	m.plan = newSchedule(m.mem)
 	lost := m.lost
@@ -142,13 +147,18 @@ func (m *Manager) Posture(dest string, demand policy.TLSParams) policy.Posture {
 	return p
 }
 
-// asked returns the entry of a destination that somebody asks for, made if need be.
+// asked returns the entry of a destination that somebody asks for, made if need be. While
+// the store is being read it fetches what that has of the destination.
 func (m *Manager) asked(dest string, now time.Time) *entry {
 	e := m.mem.get(dest)
 	if e == nil {
-		return m.add(dest, now)
+		e = m.add(dest, now)
+	} else {
+		e.touch(now)
 	}
-	e.touch(now)
+	if m.loading.Load() {
+		m.recall(e)
+	}
 	return e
 }
 
@@ -196,8 +206,7 @@ func (m *Manager) enqueue(e *entry) bool {
 func (m *Manager) Look(ctx context.Context, dest string, demand policy.TLSParams, maxAge time.Duration) (policy.Posture, *Result, error) {
 	dest = Key(dest)
 	now := m.o.Now()
-	e := m.add(dest, now)
-	e.touch(now)
+	e := m.asked(dest, now)
 	if !plain(demand) {
 		m.note(e, demand)
 	}
@@ -356,6 +365,15 @@ func (m *Manager) lost() (n int) {
 	return n
 }
 
+// LoadLater has [Manager.Run] call Load, beside everything else. Until that is done a
+// question for what is not in memory yet reads its record, so that all is answered as if
+// everything were there.
+func (m *Manager) LoadLater() {
+	if m.store != nil {
+		m.loading.Store(true)
+	}
+}
+
 // Load remembers what the store has. What got stale meanwhile is looked at
 // again within minutes, spread out, if it was in use lately, and else when
 // somebody asks.
@@ -363,33 +381,57 @@ func (m *Manager) Load(ctx context.Context) error {
 	if m.store == nil {
 		return nil
 	}
-	now := m.o.Now()
+	n, full := 0, false
 	err := m.store.LoadPostures(ctx, func(r Record) error {
-		if r.Dest != Key(r.Dest) || m.mem.len() >= m.o.MaxEntries {
+		if n%shards == 0 {
+			full = m.mem.len() >= m.o.MaxEntries
+		}
+		if n++; full || r.Dest != Key(r.Dest) {
 			return nil
 		}
-		e := m.add(r.Dest, now)
-		k, res := load(r, now)
-		if e.known.Load().checked != 0 {
-			return nil // looked at already
+		e := m.add(r.Dest, m.o.Now())
+		if _, ok := m.restore(e, r); ok {
+			e.setUsed(stampOf(r.Checked))
 		}
-		expires := r.Expires
-		next := expires.Add(-expires.Sub(r.Checked) / refreshAhead)
-		if kind(k.state()) != 0 || k.expires == 0 {
-			next = k.expires.time()
-		}
-		if soon := now.Add(rand.N(spreadAtStart)); next.Before(soon) {
-			next = soon
-		}
-		k.next = stampOf(next)
-		e.known.Store(k)
-		m.restoreFacts(e, res)
-		e.setUsed(k.checked)
-		m.plan.set(e, k.next)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("load postures: %w", err)
 	}
 	return nil
+}
+
+// restore remembers what was kept of a destination, unless a look is remembered already:
+// then it returns false.
+func (m *Manager) restore(e *entry, rec Record) (*Result, bool) {
+	now := m.o.Now()
+	k, r := load(rec, now)
+	next := rec.Expires.Add(-rec.Expires.Sub(rec.Checked) / refreshAhead)
+	if kind(k.state()) != 0 || k.expires == 0 {
+		next = k.expires.time()
+	}
+	if soon := now.Add(rand.N(spreadAtStart)); next.Before(soon) {
+		next = soon
+	}
+	k.next = stampOf(next)
+	for {
+		old := e.known.Load()
+		if old.checked != 0 {
+			return nil, false
+		}
+		n := k
+		for _, d := range old.unusual().demands {
+			if _, noted := n.fresh(e.dest(), d.demand, m.o.Floor); !noted {
+				n = n.noting(e.dest(), d.demand, m.o.Floor)
+			}
+		}
+		if e.known.CompareAndSwap(old, n) {
+			break
+		}
+	}
+	if e.told() == nil {
+		m.restoreFacts(e, r)
+	}
+	m.plan.set(e, k.next)
+	return r, true
 }

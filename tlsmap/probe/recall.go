@@ -10,7 +10,8 @@ import (
 // overwritten. It returns the result of the look it recalls, and false where the store
 // could not be read.
 //
-// It reads, and so is not for the way of a question, only for that of a look.
+// It reads, and so is not for the way of a question, only for that of a look; but for the
+// seconds after a start, while memory is being filled.
 func (m *Manager) recall(e *entry) (*Result, bool) {
 	if m.store == nil || e.known.Load().checked != 0 {
 		return nil, true
@@ -28,24 +29,9 @@ func (m *Manager) recall(e *entry) (*Result, bool) {
 	if !ok {
 		return nil, true
 	}
-	k, r := load(rec, m.o.Now())
-	for {
-		old := e.known.Load()
-		if old.checked != 0 { // loaded meanwhile
-			return m.result(context.WithoutCancel(m.base), e.dest(), old), true
-		}
-		n := k
-		for _, d := range old.unusual().demands {
-			if _, noted := n.fresh(e.dest(), d.demand, m.o.Floor); !noted {
-				n = n.noting(e.dest(), d.demand, m.o.Floor)
-			}
-		}
-		if e.known.CompareAndSwap(old, n) {
-			break
-		}
-	}
-	if e.told() == nil {
-		m.restoreFacts(e, r)
+	r, ok := m.restore(e, rec)
+	if !ok { // loaded meanwhile
+		return m.result(context.WithoutCancel(m.base), e.dest(), e.known.Load()), true
 	}
 	return r, true
 }

@@ -8,8 +8,26 @@ import (
 
 // Run looks at what is queued or due, and saves what is learned, until ctx is
 // done. Looks that go on then are broken off and what was learned is saved. It
-// returns nil. It can be called once; afterwards Look returns [ErrStopped].
+// returns nil, or what [Manager.LoadLater] failed with. It can be called once; afterwards
+// Look returns [ErrStopped].
 func (m *Manager) Run(ctx context.Context) error {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var failed error
+	var loader sync.WaitGroup
+	if m.loading.Load() {
+		loader.Go(func() {
+			err := m.Load(ctx)
+			switch {
+			case err == nil:
+				m.loading.Store(false)
+				close(m.loaded)
+			case ctx.Err() == nil:
+				failed = err
+				fail(err)
+			}
+		})
+	}
 	m.mu.Lock()
 	m.running = true
 	m.mu.Unlock()
@@ -30,7 +48,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.flights.Wait()
 	end()
 	saver.Wait()
-	return nil
+	loader.Wait()
+	return failed
 }
 
 func (m *Manager) work(ctx context.Context) {
