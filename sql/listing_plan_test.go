@@ -9,6 +9,7 @@ import (
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/internal/listing"
+	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // plan returns how SQLite carries a query out, a line a step.
@@ -135,6 +136,11 @@ func TestListsAreReadByIndex(t *testing.T) {
 func TestOtherQueriesKeepTheirIndex(t *testing.T) {
 	db := openTest(t)
 	access, args := auditQuery(&audit.Filter{Kinds: []string{audit.Opened, audit.Read}, Item: "x", Recipient: "y", Since: listingNow, Limit: 100})
+	for _, k := range []probe.Kind{probe.TLSLost, probe.DANELost, probe.STSLost} {
+		if !strings.Contains(open, "'"+string(k)+"'") {
+			t.Errorf("an alarm of kind %s is never open", k)
+		}
+	}
 	for _, tt := range []struct {
 		query string
 		args  []any
@@ -148,6 +154,8 @@ func TestOtherQueriesKeepTheirIndex(t *testing.T) {
 		{selectPickup + `WHERE p.item_id = ? AND p.secret_hash = ?`, []any{"a", "b"}, "(item_id=?)"},
 		{`SELECT id FROM outbox WHERE due_at <= ? ORDER BY due_at, id LIMIT 5`, []any{1}, "outbox_due"},
 		{`SELECT min(created_at) FROM outbox`, nil, "outbox_created"},
+		{`SELECT ` + eventColumns + ` FROM posture_event e WHERE ` + open + ` ORDER BY id DESC LIMIT 5`, nil, "posture_event_lost"},
+		{`SELECT ` + eventColumns + ` FROM posture_event WHERE alarm = 1 AND told_at IS NULL AND mailed_at IS NULL ORDER BY id LIMIT 5`, nil, "posture_event_untold"},
 	} {
 		if steps := strings.Join(plan(t, db, tt.query, tt.args), "\n"); !strings.Contains(steps, tt.want) {
 			t.Errorf("%s:\n%s\nwant %s", tt.query, steps, tt.want)

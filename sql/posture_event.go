@@ -107,8 +107,8 @@ func (db *DB) SettleAlarms(ctx context.Context, ways []alarm.Way, at time.Time) 
 }
 
 // open is the condition of an alarm e that has not ended, of a destination that is
-// still known.
-const open = `e.alarm = 1 AND e.kind LIKE '%-lost' AND NOT EXISTS (
+// still known. Its kinds stand in the index of 0009, too.
+const open = `e.alarm = 1 AND e.kind IN ('tls-lost', 'dane-lost', 'mta-sts-lost') AND NOT EXISTS (
 	SELECT 1 FROM posture_event b WHERE b.dest = e.dest AND b.id > e.id AND b.alarm = 1 AND b.kind = replace(e.kind, '-lost', '-back'))
 	AND EXISTS (SELECT 1 FROM posture p WHERE p.dest = e.dest)`
 

@@ -15,6 +15,7 @@ CREATE UNIQUE INDEX escrow_item_queue ON escrow_item (queue_id, created_at, id);
 
 CREATE UNIQUE INDEX outbox_created ON outbox (created_at, id);
 CREATE INDEX audit_kind ON audit (kind, at);
+CREATE UNIQUE INDEX posture_event_lost ON posture_event (id) WHERE alarm = 1 AND kind IN ('tls-lost', 'dane-lost', 'mta-sts-lost'); -- what can be an alarm that has not ended
 
 -- Exceptions, which are few among many.
 CREATE UNIQUE INDEX rule_weaker ON rule (scope, pattern) WHERE weaken = 1;
@@ -25,6 +26,7 @@ CREATE UNIQUE INDEX rule_ending ON rule (scope, pattern) WHERE until_at IS NOT N
 DROP INDEX rule_ending;
 DROP INDEX rule_override;
 DROP INDEX rule_weaker;
+DROP INDEX posture_event_lost;
 DROP INDEX audit_kind;
 DROP INDEX outbox_created;
 DROP INDEX escrow_item_queue;
