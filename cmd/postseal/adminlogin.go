@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,18 @@ func newLogin(cfg *config, db *sql.DB, keys *escrow.Keys, log *slog.Logger, reg 
 		}
 	}
 	return adminlogin.New(c)
+}
+
+// adminTLS returns what the admin port speaks TLS with; nil: it speaks plain HTTP.
+func adminTLS(cfg *config) (*tls.Config, error) {
+	cert, key := cfg.str("admin-cert"), cfg.str("admin-key")
+	switch {
+	case cert == "" && key == "":
+		return nil, nil
+	case cert == "" || key == "":
+		return nil, errors.New("admin-cert and admin-key go together")
+	}
+	return keepTLS("admin", cert, key)
 }
 
 // adminNames are the hosts that admin pages are asked for by, beside that of

@@ -297,6 +297,7 @@ type parts struct {
 	portal    http.Handler
 	portalTLS *tls.Config
 	admin     http.Handler
+	adminTLS  *tls.Config // nil: plain HTTP
 	api       http.Handler
 }
 
@@ -375,9 +376,12 @@ func newParts(ctx context.Context, cfg *config, log *slog.Logger, reg *prometheu
 		return nil, errors.New("portal-cert and portal-key go together")
 	}
 	if cert != "" {
-		if p.portalTLS, err = portalTLS(cert, key); err != nil {
+		if p.portalTLS, err = keepTLS("portal", cert, key); err != nil {
 			return nil, err
 		}
+	}
+	if p.adminTLS, err = adminTLS(cfg); err != nil {
+		return nil, err
 	}
 	if addr := cfg.str("api-listen"); addr != "" {
 		if err := portal.CheckListen(addr, cert != ""); err != nil {
@@ -463,7 +467,7 @@ func (p *parts) listen(cfg *config) (all []listener, err error) {
 			return portal.Run(ctx, ln, p.portal, p.portalTLS)
 		}},
 		{name: "admin", addr: cfg.str("admin-listen"), run: func(ctx context.Context, ln net.Listener) error {
-			return runHTTP(ctx, ln, p.admin, nil)
+			return runHTTP(ctx, ln, p.admin, p.adminTLS)
 		}},
 	}
 	if addr := cfg.str("api-listen"); addr != "" {
@@ -501,9 +505,9 @@ func runHTTP(ctx context.Context, ln net.Listener, h http.Handler, config *tls.C
 	return err
 }
 
-// portalTLS loads the portal's certificate, and again when its files change, so
-// that a renewal needs no restart.
-func portalTLS(certFile, keyFile string) (*tls.Config, error) {
+// keepTLS loads the certificate of what, and again when its files change, so that a
+// renewal needs no restart.
+func keepTLS(what, certFile, keyFile string) (*tls.Config, error) {
 	var current atomic.Pointer[tls.Certificate]
 	var checked atomic.Int64
 	load := func() error {
@@ -514,7 +518,7 @@ func portalTLS(certFile, keyFile string) (*tls.Config, error) {
 		return err
 	}
 	if err := load(); err != nil {
-		return nil, fmt.Errorf("portal certificate: %w", err)
+		return nil, fmt.Errorf("%s certificate: %w", what, err)
 	}
 	checked.Store(time.Now().Unix())
 	return &tls.Config{

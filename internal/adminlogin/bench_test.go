@@ -3,6 +3,7 @@ package adminlogin_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"log/slog"
 	"maps"
@@ -193,6 +194,7 @@ type browser struct {
 	from    string // its address
 	cookies map[string]*http.Cookie
 	header  http.Header // sent with each request
+	tls     bool        // speaks TLS with the admin port itself
 	lax     bool        // keeps SameSite=Strict cookies back from requests that other sites make
 }
 
@@ -224,6 +226,9 @@ func (w *browser) doContext(ctx context.Context, method, path string, form url.V
 	}
 	r := httptest.NewRequestWithContext(ctx, method, path, body)
 	r.Host, r.RemoteAddr = w.host, w.from
+	if w.tls {
+		r.TLS = new(tls.ConnectionState)
+	}
 	r.Header = maps.Clone(w.header)
 	if form != nil {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")

@@ -668,6 +668,12 @@ func TestNoAdminSignsInOverPlaintext(t *testing.T) {
 	if res := w.try("jane", password, b.fresh("jane")); res.StatusCode != http.StatusForbidden || b.login.Hashed() != hashed || len(res.Cookies()) > 0 {
 		t.Errorf("signing in: %d", res.StatusCode)
 	}
+	over := b.browser()
+	over.host, over.from, over.scheme, over.tls = "192.0.2.10:8646", "192.0.2.77:4000", "https", true
+	over.signIn("jane")
+	if over.cookies["__Host-postseal-admin"] == nil || over.as() != "jane" {
+		t.Errorf("over TLS: %v", over.cookies)
+	}
 	w.from = "@" // a unix socket
 	if res := w.get("/login"); res.StatusCode != http.StatusOK {
 		t.Errorf("by a unix socket: %d", res.StatusCode)
