@@ -296,3 +296,60 @@ func TestHangingUpSavesNoTry(t *testing.T) {
 		t.Errorf("%d tries", checked)
 	}
 }
+
+// A scanner in the sender's mailbox follows the link to the sender's page, all that is on it,
+// and presses every button that it finds there, twice over, with and without something in
+// the fields. The recipient keeps the message and the account.
+func TestAScannerInTheSendersMailbox(t *testing.T) {
+	b := newBench(t)
+	b.withSenders("sealed")
+	p := b.accountItem(recipient)
+	b.enrolled(p)
+	b.seal(message([]byte("Subject: lab values\r\n\r\nfine\r\n"), escrow.Recipient{Address: recipient, Verify: escrow.VerifyAccount}, escrow.Recipient{Address: "second@old.example"}))
+	var page string
+	for _, e := range b.mails() {
+		if e.Kind == "sealed" {
+			item, token := senderToken(t, e.Text)
+			page = "/x/s/" + item + "/" + token
+		}
+	}
+	srv := b.site(prometheus.NewRegistry())
+	asked := map[string]bool{}
+	for _, filling := range []string{"", "x", "0000", "1234", "test@example.com"} {
+		scanner := browser()
+		next, seen := []string{page}, map[string]bool{page: true}
+		for len(next) > 0 {
+			_, got := fetch(t, scanner, srv.URL+next[0], nil)
+			next = next[1:]
+			for _, part := range strings.SplitAfter(got, "</form>") {
+				fields := url.Values{}
+				for _, m := range regexp.MustCompile(`name="([a-z]+)"(?: value="([^"]*)")?`).FindAllStringSubmatch(part, -1) {
+					if fields.Set(m[1], m[2]); m[1] == "sure" {
+						fields.Set("sure", filling)
+					}
+				}
+				for _, m := range formOrLink.FindAllStringSubmatch(part, -1) {
+					to, _, _ := strings.Cut(m[2], "#")
+					switch {
+					case m[1] == "action" && !strings.HasSuffix(to, "/passphrase"): // which wants one to be thought up
+						asked[path.Base(to)] = true
+						fetch(t, scanner, srv.URL+to, fields)
+					case m[1] == "href" && strings.HasPrefix(to, page) && !seen[to] && !strings.Contains(to, "lang="):
+						seen[to] = true
+						next = append(next, to)
+					}
+				}
+			}
+		}
+	}
+	if !asked["retract"] || !asked["reset"] || !asked["resend"] {
+		t.Errorf("the scanner has found %v", asked)
+	}
+	list, err := b.List(t.Context(), escrow.Filter{State: escrow.StateHeld})
+	if err != nil || len(list) != 3 {
+		t.Errorf("of three recipients' messages %d can be read, %v", len(list), err)
+	}
+	if b.count(`SELECT count(*) FROM escrow_account`) != 1 {
+		t.Error("the account is gone")
+	}
+}

@@ -372,10 +372,20 @@ func TestSenderPage(t *testing.T) {
 	if r, body := fetch(t, c, page+"/extend", url.Values{"to": {""}}); r.StatusCode != 200 || strings.Count(body, "10 January 2027") < 2 {
 		t.Errorf("extend: %d %s", r.StatusCode, body)
 	}
-	if r, body := fetch(t, c, page+"/reset", url.Values{"to": {to}}); r.StatusCode != 409 || !strings.Contains(body, "too late") {
+	sure := func(act string) string {
+		_, body := fetch(t, c, page+act+"?to="+to, nil)
+		if m := regexp.MustCompile(`type (\d{4}) here`).FindStringSubmatch(body); m != nil {
+			return m[1]
+		}
+		return ""
+	}
+	if r, body := fetch(t, c, page+"/retract", url.Values{"to": {to}}); r.StatusCode != 422 || !strings.Contains(body, "Nothing was done") {
+		t.Errorf("retract by a button alone: %d %s", r.StatusCode, body)
+	}
+	if r, body := fetch(t, c, page+"/reset", url.Values{"to": {to}, "sure": {sure("/reset")}}); r.StatusCode != 409 || !strings.Contains(body, "too late") {
 		t.Errorf("reset of no account: %d %s", r.StatusCode, body)
 	}
-	if r, body := fetch(t, c, page+"/retract", url.Values{"to": {to}}); r.StatusCode != 200 || !strings.Contains(body, "Taken back unread") {
+	if r, body := fetch(t, c, page+"/retract", url.Values{"to": {to}, "sure": {sure("/retract")}}); r.StatusCode != 200 || !strings.Contains(body, "Taken back unread") {
 		t.Errorf("retract: %d %s", r.StatusCode, body)
 	}
 	if r, body := fetch(t, c, page+"/extend", url.Values{"to": {"nobody"}}); r.StatusCode != 409 {

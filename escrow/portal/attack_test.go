@@ -13,6 +13,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -51,7 +52,7 @@ func TestFormsOfOtherSites(t *testing.T) {
 	for _, p := range []string{"/code", "/verify", "/leave", "/enrol", "/enrol/passkey", "/signin", "/signin/passkey", "/forgot", "/reply"} {
 		paths = append(paths, message+p)
 	}
-	for _, p := range append([]string{"/leave", "/signin", "/signin/passkey", "/forgot", "/m/" + f.items[0].ItemID + "/reply"}, accounts...) {
+	for _, p := range append([]string{"/leave", "/search", "/signin", "/signin/passkey", "/forgot", "/m/" + f.items[0].ItemID + "/reply"}, accounts...) {
 		paths = append(paths, inbox+p)
 	}
 	for _, p := range []string{"/extend", "/resend", "/retract", "/passphrase", "/reset"} {
@@ -199,6 +200,28 @@ func TestHostTricks(t *testing.T) {
 	for _, path := range []string{"//" + evil + "/..", "/\\" + evil, "//" + evil + message, "/%2f" + evil, "/." + message, message + "/../../..//" + evil, "/m//" + evil, "/%09/" + evil} {
 		if status, answer := ask("GET " + path + " HTTP/1.1\r\nHost: " + host + "\r\n" + end); status >= 300 && status < 400 && strings.Contains(answer, "Location:[//") || strings.Contains(answer, "Location:[http") || status == 0 {
 			t.Errorf("%s: %d %s", path, status, answer)
+		}
+	}
+}
+
+// Who is no proxy of ours can't say for which host it asks.
+func TestHostOfNoProxy(t *testing.T) {
+	s := newTestSite(t, newFakeVault(crlf(plainLetter)), func(c *Config) { c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/32")} })
+	host := strings.Split(strings.TrimPrefix(s.link, "http://"), "/")[0]
+	for header, want := range map[string]int{"Host: evil.example\r\nX-Forwarded-Host: " + host: http.StatusMisdirectedRequest, "Host: " + host + "\r\nX-Forwarded-Host: evil.example": http.StatusOK} {
+		c, err := net.Dial("tcp", strings.TrimPrefix(s.URL, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(c, "GET "+s.link[strings.Index(s.link, "/m/"):]+" HTTP/1.1\r\n"+header+"\r\nConnection: close\r\n\r\n")
+		r, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		c.Close()
+		if r.StatusCode != want {
+			t.Errorf("%q: %s, want %d", header, r.Status, want)
 		}
 	}
 }

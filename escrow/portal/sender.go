@@ -2,10 +2,14 @@ package portal
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
@@ -198,10 +202,16 @@ func (p *portal) senderResend(w http.ResponseWriter, r *http.Request, v *senderV
 }
 
 func (p *portal) senderRetract(w http.ResponseWriter, r *http.Request, v *senderVisit) error {
+	if !v.sure(r, "retract") {
+		return p.senderUnsure(w, r, v, "retract")
+	}
 	return p.senderDone(w, r, v, "retract", p.senders.SenderRetract(r.Context(), v.SenderView, r.PostForm.Get("to")))
 }
 
 func (p *portal) senderReset(w http.ResponseWriter, r *http.Request, v *senderVisit) error {
+	if !v.sure(r, "reset") {
+		return p.senderUnsure(w, r, v, "reset")
+	}
 	return p.senderDone(w, r, v, "reset", p.senders.SenderReset(r.Context(), v.SenderView, r.PostForm.Get("to")))
 }
 
@@ -214,12 +224,36 @@ type askView struct {
 	Many    bool   // there are other recipients
 	Least   int    // characters of a passphrase
 	Phrase  string // as typed
-	Problem bool   // it can't be taken
+	Problem bool   // it, or the number, can't be taken
+	Number  string // to be typed before something is deleted for good
+}
+
+// number is what has to be typed: a scanner in the sender's mailbox follows the link, and
+// presses buttons, of two pages one after the other too; but what it types it does not
+// read. It is no secret, and the same each time.
+func (v *senderVisit) number(act, to string) string {
+	h := sha256.Sum256([]byte("sure/1\x00" + v.self + "\x00" + act + "\x00" + to))
+	return fmt.Sprintf("%04d", binary.BigEndian.Uint32(h[:])%10000)
+}
+
+// sure reports whether it was typed.
+func (v *senderVisit) sure(r *http.Request, act string) bool {
+	return strings.Join(strings.Fields(r.PostForm.Get("sure")), "") == v.number(act, r.PostForm.Get("to"))
+}
+
+// senderUnsure asks once more, for the number.
+func (p *portal) senderUnsure(w http.ResponseWriter, r *http.Request, v *senderVisit, act string) error {
+	view, ok := v.ask(act, r.PostForm.Get("to"))
+	if !ok {
+		return p.senderDone(w, r, v, act, escrow.ErrUnknown)
+	}
+	view.Problem = true
+	return p.pages.write(w, r, http.StatusUnprocessableEntity, "sender-ask", view)
 }
 
 // ask makes the page for the recipient that is meant; false if there is none.
 func (v *senderVisit) ask(act, to string) (askView, bool) {
-	view := askView{Self: v.self, Act: act, To: to, Many: len(v.Recipients) > 1, Least: escrow.MinPassphrase}
+	view := askView{Self: v.self, Act: act, To: to, Many: len(v.Recipients) > 1, Least: escrow.MinPassphrase, Number: v.number(act, to)}
 	if to == "" {
 		return view, act == "retract"
 	}

@@ -3,6 +3,8 @@ package portal
 import (
 	"context"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +137,18 @@ func TestSenderPage(t *testing.T) {
 	}
 }
 
+var numberLine = regexp.MustCompile(`To go on, type (\d{4}) here`)
+
+// number returns what the page that asks wants to be typed.
+func (s *testSite) number(path, to string) string {
+	s.t.Helper()
+	m := numberLine.FindStringSubmatch(s.get(path + to).body)
+	if m == nil {
+		s.t.Fatalf("%s%s asks for no number", path, to)
+	}
+	return m[1][:2] + " " + m[1][2:] // as people type
+}
+
 func TestSenderActs(t *testing.T) {
 	for _, c := range []struct {
 		path   string
@@ -149,16 +163,26 @@ func TestSenderActs(t *testing.T) {
 		{"/resend", []string{"to", "p2"}, &escrow.LockedError{Until: testNow.Add(time.Hour)}, 429, "resend p2"},
 		{"/resend", []string{"to", "p6"}, escrow.ErrNoPassphrase, 303, "resend p6"},
 		{"/resend", []string{"to", "p4"}, escrow.ErrUnknown, 409, "resend p4"},
-		{"/retract", []string{"to", ""}, nil, 303, "retract"},
+		{"/retract", []string{"to", "", "sure", "all"}, nil, 303, "retract"},
+		{"/retract", []string{"to", "p2", "sure", "p2"}, nil, 303, "retract p2"},
+		{"/retract", []string{"to", "p2", "sure", "all"}, nil, 422, ""},
+		{"/retract", []string{"to", "p2", "sure", "1"}, nil, 422, ""},
+		{"/retract", []string{"to", ""}, nil, 422, ""},
+		{"/retract", []string{"to", "p4"}, nil, 409, ""},
+		{"/reset", []string{"to", "p1"}, nil, 422, ""},
 		{"/passphrase", []string{"to", "p2", "phrase", "seven grey herons"}, nil, 303, "passphrase p2"},
 		{"/passphrase", []string{"to", "p2", "phrase", "x"}, nil, 422, ""},
-		{"/reset", []string{"to", "p1"}, nil, 303, "reset p1"},
-		{"/reset", []string{"to", "p1"}, http.ErrServerClosed, 503, "reset p1"},
+		{"/reset", []string{"to", "p1", "sure", "p1"}, nil, 303, "reset p1"},
+		{"/reset", []string{"to", "p1", "sure", "p1"}, http.ErrServerClosed, 503, "reset p1"},
 	} {
 		f := newFakeSenders()
 		f.err = c.err
 		s := senderSite(t, f)
-		a := s.post(c.path, c.fields...)
+		fields := slices.Clone(c.fields)
+		if len(fields) == 4 && fields[2] == "sure" && fields[3] != "1" {
+			fields[3] = s.number(c.path, map[bool]string{true: "?to=" + fields[3]}[fields[3] != "all"])
+		}
+		a := s.post(c.path, fields...)
 		if a.StatusCode != c.status || strings.Join(f.done, ",") != c.done {
 			t.Errorf("%s %q: %s, did %q", c.path, c.fields, a.Status, f.done)
 		}

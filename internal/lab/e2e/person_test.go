@@ -85,6 +85,18 @@ func (p *person) fill(selector, what string) {
 	p.do(selector, chromedp.SendKeys(chromedp.CSS(selector), what))
 }
 
+// sureLine says what a sender has to type before something is deleted for good.
+var sureLine = regexp.MustCompile(`To go on, type (\d{4}) here`)
+
+func (p *person) isSure() {
+	p.t.Helper()
+	m := sureLine.FindStringSubmatch(p.text())
+	if m == nil {
+		p.t.Fatalf("nothing is to be typed here:\n%s", p.text())
+	}
+	p.fill("#sure", m[1])
+}
+
 // finds counts a step, and ends the test where what it is about is not on the page.
 func (p *person) finds(selector string) {
 	p.t.Helper()

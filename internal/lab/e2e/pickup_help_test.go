@@ -47,6 +47,7 @@ func TestForgottenPassword(t *testing.T) {
 	sender.seesNot(m.mark, "the result")
 	sender.press(`a[href*="/reset"]`)
 	sender.sees("Make sure by telephone")
+	sender.isSure()
 	sender.press(`form[action$="/reset"] button`)
 	sender.sees("The account is deleted.")
 
@@ -177,6 +178,7 @@ func TestSenderPage(t *testing.T) {
 	p.sees(m.mark)
 
 	sender.press(`a[href*="/retract"]`)
+	sender.isSure()
 	sender.press(`form[action$="/retract"] button`)
 	sender.sees("Taken back")
 	p.open(third)

@@ -266,7 +266,7 @@ func (u *user) account() {
 	sender := lab.NewBrowser()
 	u.open(sender, page)
 	u.open(sender, u.target(sender, "/reset"))
-	u.press(sender, "/reset", http.StatusOK)
+	u.press(sender, "/reset", http.StatusOK, "sure", string(sureLine.FindSubmatch(sender.Page)[1]))
 	u.open(lost, link)
 	u.enrolsByPasskey(lost, link, u.asksForCode(lost, byAccount), newPasskey(u.w.base))
 	u.open(lost, link)
@@ -368,7 +368,8 @@ func (u *user) senderPage() {
 	u.sees(p, m.mark)
 	u.open(b, page)
 	u.open(b, u.target(b, "/retract"))
-	u.press(b, "/retract", http.StatusOK)
+	u.press(b, "/retract", http.StatusUnprocessableEntity)
+	u.press(b, "/retract", http.StatusOK, "sure", string(sureLine.FindSubmatch(b.Page)[1]))
 
 	u.letter("", "cli@plain.example")
 	u.link("cli@plain.example", 0)
