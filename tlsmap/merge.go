@@ -24,9 +24,10 @@ func adminLevel(name string) int {
 
 // extras are what of the administrator's own entry is no part of a demand.
 type extras struct {
-	attrs []attr // attributes that we have no word for: exclude, tafile, connection_reuse …
-	dane  bool   // the entry is dane-only
-	fixed string // the whole answer: the entry says what can't be joined with anything
+	attrs  []attr // attributes that we have no word for: exclude, tafile, connection_reuse …
+	dane   bool   // the entry is dane-only
+	joined bool   // the rule is no more what it was
+	fixed  string // the whole answer: the entry says what can't be joined with anything
 	// anchored is the entry joined with the rule, where it names its own trust anchors
 	// (tafile): no probe of ours verifies by them, and dane-only has no place for them.
 	anchored string
@@ -102,7 +103,7 @@ func (s *Server) joinAdmin(ctx context.Context, key string, a *TLSAnswer) (x ext
 			x.attrs = append(x.attrs, at)
 		}
 	}
-	a.Input.Rule = p
+	a.Input.Rule, x.joined = p, true
 	return x, nil
 }
 

@@ -26,10 +26,13 @@ func (e *waitError) Error() string { return "verified TLS is demanded, and the m
 // TLS answers the map tls-policy or secure-tls-policy for a next-hop. An error means
 // that nobody knows, and mail waits; where Demand.Wait is set it waits too.
 func (s *Server) TLS(ctx context.Context, mapName, key string) (TLSAnswer, error) {
+	var a TLSAnswer
 	if mapName == MapSecureTLSPolicy {
-		return s.mandatory(ctx, key)
+		err := s.mandatory(ctx, key, &a)
+		return a, err
 	}
-	return s.opportunistic(ctx, key)
+	err := s.opportunistic(ctx, key, &a)
+	return a, err
 }
 
 // TLSGiven is TLS for a posture that the caller knows: what the destination publishes is
@@ -51,21 +54,23 @@ func (g givenPosture) Posture(string, policy.TLSParams) policy.Posture { return 
 // tlsPolicy answers for a next-hop of an opportunistic transport: "" where neither a
 // rule nor the destination demands anything.
 func (s *Server) tlsPolicy(ctx context.Context, key string) (string, error) {
-	return s.tlsText(s.opportunistic(ctx, key))
+	var a TLSAnswer
+	return s.tlsText(&a, s.opportunistic(ctx, key, &a))
 }
 
 // secureTLSPolicy answers for a next-hop of a mandatory transport: encrypt or above,
 // for everything but our own fallback.
 func (s *Server) secureTLSPolicy(ctx context.Context, key string) (string, error) {
-	return s.tlsText(s.mandatory(ctx, key))
+	var a TLSAnswer
+	return s.tlsText(&a, s.mandatory(ctx, key, &a))
 }
 
-func (s *Server) tlsText(a TLSAnswer, err error) (string, error) {
+func (s *Server) tlsText(a *TLSAnswer, err error) (string, error) {
 	if err == nil && a.Demand.Wait != "" {
 		err = &waitError{a.Demand.Wait}
 	}
 	if err == nil && a.Demand.By == policy.FromOverride {
-		s.overridden(&a)
+		s.overridden(a)
 	}
 	return a.Text, err
 }
@@ -74,20 +79,25 @@ func (s *Server) tlsText(a TLSAnswer, err error) (string, error) {
 // must be encrypted goes by the mandatory transports, so where a rule requires
 // something for the domain this is a second guard, and must not stand in the way of
 // other mail for the same next-hop.
-func (s *Server) opportunistic(ctx context.Context, key string) (TLSAnswer, error) {
+func (s *Server) opportunistic(ctx context.Context, key string, a *TLSAnswer) error {
 	if s.isFallback(key) {
-		return TLSAnswer{Text: "none"}, nil
+		a.Text = "none"
+		return nil
 	}
-	// Postfix asks for the domain first, and LookupDomain has considered its parents.
-	if key == "" || key == "*" || key[0] == '.' || strings.IndexByte(key, '@') >= 0 {
-		return TLSAnswer{}, nil
+	a.Input.Domain = key
+	if !isDomain(key) {
+		// Postfix asks for the domain first, and LookupDomain has considered its parents.
+		if key == "" || key == "*" || key[0] == '.' || strings.IndexByte(key, '@') >= 0 {
+			*a = TLSAnswer{}
+			return nil
+		}
+		if strings.ContainsAny(key, "[]:") {
+			// Not the domain of a recipient: no rule speaks of it.
+			a.Input.Domain = hostOf(key)
+			return s.finish(ctx, key, a)
+		}
+		a.Input.Domain = policy.CanonicalDomain(key)
 	}
-	a := TLSAnswer{Input: policy.TLSInput{Domain: hostOf(key)}}
-	if strings.ContainsAny(key, "[]:") {
-		// Not the domain of a recipient: no rule speaks of it.
-		return a, s.finish(ctx, key, &a)
-	}
-	a.Input.Domain = policy.CanonicalDomain(key)
 	rules, now := s.cfg.Engine.Rules(), s.cfg.Engine.Now()
 	a.Rule = rules.LookupDomain(a.Input.Domain, now)
 	switch {
@@ -101,25 +111,29 @@ func (s *Server) opportunistic(ctx context.Context, key string) (TLSAnswer, erro
 		defer patient.end()
 		own, err := s.cfg.Engine.Own.Own(patient, a.Input.Domain)
 		if err != nil {
-			return a, fmt.Errorf("own domains: %w", err)
+			return fmt.Errorf("own domains: %w", err)
 		}
 		if own {
-			return a, nil
+			return nil
 		}
 		a.Input.Rule, a.Input.Required = a.Rule.TLS, true
 	}
-	return a, s.finish(ctx, key, &a)
+	return s.finish(ctx, key, a)
 }
 
 // mandatory is the answer for transports whose mail must be encrypted.
-func (s *Server) mandatory(ctx context.Context, key string) (TLSAnswer, error) {
+func (s *Server) mandatory(ctx context.Context, key string, a *TLSAnswer) error {
 	if s.isFallback(key) {
-		return TLSAnswer{Text: "none"}, nil
+		a.Text = "none"
+		return nil
 	}
-	a := TLSAnswer{Input: policy.TLSInput{Domain: policy.CanonicalDomain(hostOf(key)), Required: true}}
+	a.Input.Domain, a.Input.Required = key, true
+	if !isDomain(key) {
+		a.Input.Domain = policy.CanonicalDomain(hostOf(key))
+	}
 	a.Rule, a.Input.Rule = s.demand(key, a.Input.Domain)
 	a.Input.Override = !a.Rule.None() && a.Rule.Override // without effect; explain says so
-	return a, s.finish(ctx, key, &a)
+	return s.finish(ctx, key, a)
 }
 
 // demand returns the strongest that the rules demand of the TLS of a next-hop: those
@@ -171,7 +185,9 @@ func (s *Server) finish(ctx context.Context, key string, a *TLSAnswer) error {
 	if in.Rule.Level >= policy.LevelVerify && authenticates(in.Published.DANE) {
 		in.RuleMet = s.cfg.Engine.Postures.Posture(key, in.Rule).RuleMet
 	}
-	a.Demand = policy.DemandTLS(*in)
+	if extra.joined || in.RuleMet {
+		a.Demand = policy.DemandTLS(*in)
+	}
 	if a.Demand.Wait == "" && extra.dane && in.Rule.Level >= policy.LevelVerify && a.Demand.Level != policy.LevelDANEOnly {
 		a.Demand.Wait = "your own TLS policy table demands dane-only of " + in.Domain + ", a rule or its MTA-STS policy demands names, and it has no TLSA records that count"
 	}
@@ -224,7 +240,12 @@ func authenticates(d policy.DANE) bool {
 // askable reports whether key can be a destination that publishes something: a domain
 // or a host name. An address publishes nothing, nor does a parent's key.
 func (s *Server) askable(key string) bool {
-	if s.cfg.Published == nil || key == "" || key == "*" || key[0] == '.' {
+	switch {
+	case s.cfg.Published == nil:
+		return false
+	case isDomain(key):
+		return true
+	case key == "" || key == "*" || key[0] == '.':
 		return false
 	}
 	host := hostOf(key)
@@ -252,6 +273,22 @@ func (s *Server) overridden(a *TLSAnswer) {
 		rule = a.Rule.String()
 	}
 	s.log.Info("override used", "dest", in.Domain, "rule", rule, "answer", a.Text, "demanded", demanded)
+}
+
+// isDomain reports whether key is for sure a domain in its canonical form, as nearly every
+// key is: it is its own host then, and can be asked for. It is all that is looked at.
+func isDomain(key string) bool {
+	prev := byte('.')
+	for i := 0; i < len(key); i++ {
+		switch c := key[i]; {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_':
+		case c == '.' && prev != '.':
+		default:
+			return false
+		}
+		prev = key[i]
+	}
+	return prev != '.'
 }
 
 // hostOf returns the host or domain of a next-hop: [host]:port, [host], domain:port,

@@ -2,6 +2,7 @@ package tlsmap
 
 import (
 	"context"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -345,5 +346,41 @@ func TestVerifiedLookupsHardlyAllocate(t *testing.T) {
 		if n := testing.AllocsPerRun(100, func() { s.Query(t.Context(), tt.mapName, tt.key) }); n > tt.most {
 			t.Errorf("%s %s: %v allocations, want at most %v", tt.mapName, tt.key, n, tt.most)
 		}
+	}
+}
+
+// TestIsDomain: what is taken for a domain at a glance is one by all that else looks at keys.
+func TestIsDomain(t *testing.T) {
+	s, _ := newServer(t, standardWorld(), func(c *Config) {
+		c.Published = func(context.Context, string) policy.Published { return policy.Published{} }
+	})
+	const letters = "ab9-_..A@[]:* \x7f\u00fc"
+	yes := 0
+	for range 200_000 {
+		b := make([]byte, rand.N(6))
+		for i := range b {
+			b[i] = letters[rand.N(len(letters))]
+		}
+		key := string(b)
+		if !isDomain(key) {
+			continue
+		}
+		yes++
+		if hostOf(key) != key || policy.CanonicalDomain(key) != key || key == "" || key[0] == '.' || strings.ContainsAny(key, "@*[]: ") || !printable(key) || s.isFallback(key) {
+			t.Errorf("%q", key)
+		}
+	}
+	for _, key := range []string{"example.org", "xn--bcher-kva.example", "a", "_smtp.a-b.example"} {
+		if !isDomain(key) || !s.askable(key) {
+			t.Errorf("%q is none", key)
+		}
+	}
+	for _, key := range []string{"", ".", "example.org.", ".example.org", "a..b", "Example.org", "b\u00fccher.example", "[192.0.2.1]", "a:25", "*", "a b", "a@b"} {
+		if isDomain(key) {
+			t.Errorf("%q is one", key)
+		}
+	}
+	if yes < 1000 {
+		t.Errorf("only %d were tried", yes)
 	}
 }

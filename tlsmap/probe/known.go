@@ -143,8 +143,15 @@ func (k *known) alarmed() time.Time {
 // fresh is the posture of dest for a demand as it was at the last look. noted says that
 // the demand's history is being kept. It does not allocate.
 func (k *known) fresh(dest string, demand policy.TLSParams, floor uint16) (p policy.Posture, noted bool) {
-	if plain(demand) {
-		return k.history().posture(k, dest, demand, floor), true
+	if plain(demand) { // as nearly all are; written out, since all mail that must be encrypted comes by here
+		p.State, p.Checked, p.Since = k.state(), k.checked.time(), k.since.time()
+		if k.rare != nil {
+			p.Worked, p.Lost, p.Alarmed = k.rare.worked.time(), k.rare.lost.time(), k.alarmed()
+		} else if p.State == policy.Works {
+			p.Worked = p.Checked
+		}
+		p.Published, p.RuleMet = k.ev.published, k.ev.vouched && k.ev.ruleMet(nexthopOf(dest), demand, floor)
+		return p, true
 	}
 	if k.rare != nil {
 		for i := range k.rare.demands {
