@@ -155,13 +155,14 @@ func New(c Config) (http.Handler, error) {
 			return nil, fmt.Errorf("portal metrics: %w", err)
 		}
 	}
-	return &site{p.routes(), p.log}, nil
+	return &site{p.routes(), p.log, p.trusted}, nil
 }
 
 // site is the handler that New returns; Run finds its log there.
 type site struct {
 	http.Handler
-	log *slog.Logger
+	log     *slog.Logger
+	proxies func(netip.Addr) bool
 }
 
 // routes lists all there is. Each other path and method gets the page of a

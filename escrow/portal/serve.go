@@ -61,9 +61,9 @@ func Run(ctx context.Context, ln net.Listener, h http.Handler, config *tls.Confi
 			return CheckListen(a.String(), false)
 		}
 	}
-	log := slog.New(slog.DiscardHandler)
+	log, proxies := slog.New(slog.DiscardHandler), netip.Addr.IsLoopback
 	if s, ok := h.(*site); ok {
-		log = s.log
+		log, proxies = s.log, s.proxies
 	}
 	srv := &http.Server{
 		Handler:           h,
@@ -75,7 +75,8 @@ func Run(ctx context.Context, ln net.Listener, h http.Handler, config *tls.Confi
 			return context.WithValue(ctx, servedKey{}, c)
 		},
 	}
-	ln = &listener{Listener: netutil.LimitListener(ln, maxConns), log: log}
+	ln = &perClient{Listener: netutil.LimitListener(ln, maxConns), most: maxPerClient, proxies: proxies, log: log}
+	ln = &listener{Listener: ln, log: log}
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

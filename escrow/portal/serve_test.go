@@ -9,12 +9,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -239,3 +242,86 @@ func TestShutdownLetsDownloadsEnd(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestOneClientCannotTakeAllConnections opens as many as one may have, and one more, which
+// is closed; another client, and a proxy, get in; a place that is left is free again.
+func TestOneClientCannotTakeAllConnections(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logged lockedLog
+	limited := &perClient{
+		Listener: ln, most: 3, log: slog.New(slog.NewTextHandler(&logged, nil)),
+		proxies: func(a netip.Addr) bool { return a == netip.MustParseAddr("127.0.0.9") },
+	}
+	defer limited.Close()
+	accepted := make(chan net.Conn, 100)
+	go func() {
+		for {
+			c, err := limited.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	dial := func(from string) net.Conn {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	taken := func(from string, want bool) net.Conn {
+		t.Helper()
+		c := dial(from)
+		if want {
+			return <-accepted
+		}
+		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("one too many of %s is not closed: %v", from, err)
+		}
+		return nil
+	}
+	var mine []net.Conn
+	for range 3 {
+		mine = append(mine, taken("127.0.0.5", true))
+	}
+	taken("127.0.0.5", false)
+	taken("127.0.0.5", false)
+	taken("127.0.0.6", true)
+	for range 10 {
+		taken("127.0.0.9", true)
+	}
+	mine[0].Close()
+	mine[0].Close() // twice counts once
+	taken("127.0.0.5", true)
+	taken("127.0.0.5", false)
+	if n := strings.Count(logged.String(), "too many"); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+	limited.mu.Lock()
+	defer limited.mu.Unlock()
+	if len(limited.open) != 2 {
+		t.Errorf("%v", limited.open)
+	}
+}
+
+// lockedLog is a log that is read while it is written.
+type lockedLog struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+func (l *lockedLog) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
