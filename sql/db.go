@@ -24,6 +24,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -53,6 +54,8 @@ type DB struct {
 	r    *dbsql.DB
 	log  *slog.Logger
 	now  func() time.Time
+
+	packBroken atomic.Bool // the pack of the rules could not be used
 
 	window int // for tests: how many rows a page of a list looks at; 0: as many as it says
 }

@@ -15,9 +15,10 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// How rules get into memory: whole, many rows in one answer of SQLite, since a call of
-// it for each column of a million rules takes longer than all else; or by what has
-// changed since the snapshot before, as the table rule_change lists it.
+// How rules get into memory: by what has changed since the snapshot before, as the table
+// rule_change lists it; at the start by their pack (see pack.go) and what has changed
+// since; else whole, many rows in one answer of SQLite, since a call of it for each
+// column of a million rules takes longer than all else.
 
 // mark is a moment of the rules.
 type mark struct {
@@ -63,6 +64,18 @@ func (db *DB) snapshot(ctx context.Context, tx *dbsql.Tx, d policy.Delimiters, h
 			return nil, err
 		}
 		db.log.Info("all rules are read anew", "reason", err)
+	}
+	if have == nil {
+		s, err := db.readPack(ctx, tx, d, now, beside)
+		switch {
+		case err == nil:
+			return s, nil
+		case ctx.Err() != nil:
+			return nil, err
+		case !errors.Is(err, errNoPack):
+			db.packBroken.Store(true)
+			db.log.Info("the rules are read one by one, since their pack can't be used", "reason", err)
+		}
 	}
 	return db.readWhole(ctx, tx, d, now, beside)
 }
@@ -227,15 +240,20 @@ func made(ctx context.Context, tx *dbsql.Tx, now mark, b ...*policy.Builder) (*p
 	if err != nil {
 		return nil, err
 	}
+	s.Seq = now.seq
+	return s, counted(ctx, tx, s)
+}
+
+// counted fails where there are more rules, or fewer, than s has.
+func counted(ctx context.Context, tx *dbsql.Tx, s *policy.Snapshot) error {
 	var n int
 	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM rule`).Scan(&n); err != nil {
-		return nil, fmt.Errorf("read the rules: %w", err)
+		return fmt.Errorf("read the rules: %w", err)
 	}
 	if n != s.Len() {
-		return nil, fmt.Errorf("there are %d rules in the database, and %d were read", n, s.Len())
+		return fmt.Errorf("there are %d rules in the database, and %d were read", n, s.Len())
 	}
-	s.Seq = now.seq
-	return s, nil
+	return nil
 }
 
 // beside begins up to n more transactions that see the rules of the moment now. There may

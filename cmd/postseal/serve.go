@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -214,12 +215,18 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	if parts.maps != nil {
 		g.Go(func() error { return named("map files", parts.maps.Run(ctx)) })
 	}
+	var rulesLock sync.Mutex // of whoever replaces them
+	rulesChanged := func() {
+		if mapsChanged != nil {
+			mapsChanged()
+		}
+	}
 	g.Go(func() error {
-		return named("rules", keepRules(ctx, cfg, db, &rules, s.delimiters, log, func() {
-			if mapsChanged != nil {
-				mapsChanged()
-			}
-		}))
+		return named("rules", keepRules(ctx, cfg, db, &rules, s.delimiters, &rulesLock, log, rulesChanged))
+	})
+	g.Go(func() error {
+		verifyRules(ctx, cfg, db, &rules, s.delimiters, &rulesLock, log, rulesChanged)
+		return nil
 	})
 	g.Go(func() error { return named("keys", health.watch(ctx, s.helo)) })
 	g.Go(func() error { return watchTriggers(ctx, cfg, s, rules.Load, time.Minute, log) })
@@ -259,10 +266,12 @@ func named(part string, err error) error {
 // keepRules follows changes of the rules. Rules that can't be read any more end
 // the program: answering by old ones might let a message pass that a new rule
 // forbids.
-func keepRules(ctx context.Context, cfg *config, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, log *slog.Logger, changed func()) error {
+func keepRules(ctx context.Context, cfg *config, db *sql.DB, rules *atomic.Pointer[policy.Snapshot], d policy.Delimiters, lock *sync.Mutex, log *slog.Logger, changed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	reload := func(version int64) {
+		lock.Lock()
+		defer lock.Unlock()
 		if version == rules.Load().Version {
 			return
 		}

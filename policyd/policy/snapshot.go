@@ -95,6 +95,27 @@ func (w filter) takes(f Found) bool {
 	return f.Terms != nil && (w.any || f.Active(w.now)) && (w.not == "" || f.Pattern != w.not)
 }
 
+// Equal reports whether s and o have the same rules, and would answer alike.
+func (s *Snapshot) Equal(o *Snapshot) bool {
+	if s.n != o.n || s.exempt.n != o.exempt.n || len(s.byNexthop) != len(o.byNexthop) {
+		return false
+	}
+	alike := make(map[*Terms]*Terms)
+	for f := range s.All {
+		g := o.Get(f.Scope, f.Pattern)
+		if g.None() || g.Note != f.Note {
+			return false
+		}
+		if f.Terms != g.Terms && alike[f.Terms] != g.Terms {
+			if f.Terms.key() != g.Terms.key() {
+				return false
+			}
+			alike[f.Terms] = g.Terms
+		}
+	}
+	return true
+}
+
 // Lookup returns the most specific rule of scope (recipient or sender) that
 // covers a and is in force at now: the address, the address without its
 // extension, the domain, its nearest parent, *; none if there is none. It is the

@@ -38,7 +38,16 @@ BEGIN
 END;
 -- +goose StatementEnd
 
+-- All rules once more, as they were at one of these changes, in a form that takes a
+-- tenth of the time to read. Without it, or where it can't be used, the rules themselves
+-- are read.
+CREATE TABLE rule_pack (
+    part INTEGER NOT NULL PRIMARY KEY, -- 0: the head, JSON
+    data BLOB    NOT NULL
+) STRICT;
+
 -- +goose Down
+DROP TABLE rule_pack;
 DROP TRIGGER rule_removed;
 DROP TRIGGER rule_changed;
 DROP TRIGGER rule_added;
