@@ -44,6 +44,7 @@ var otherBlobs = map[string]string{
 	"escrow_recovery.wrap":        "for the recovery key, which is not rotated",
 	"audit.hash":                  "SHA-256",
 	"posture.result":              "JSON",
+	"rule_pack.data":              "rules",
 	"audit_checkpoint.hash":       "SHA-256",
 	"admin_session.id":            "keyed hash; the PRF's keys are not rotated",
 	"audit_checkpoint.signature":  "of the log; the PRF's keys are not rotated",

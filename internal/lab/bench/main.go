@@ -111,15 +111,31 @@ func run(ctx context.Context, s *settings) error {
 	if err := prepare(ctx, s, dir, names); err != nil {
 		return fmt.Errorf("prepare: %w", err)
 	}
+	if s.wants("start") {
+		heading("Restart")
+		if err := start(ctx, s, dir, names.Addr(), "without the pack of the rules"); err != nil {
+			return err
+		}
+	}
+	if err := packRules(ctx, dir); err != nil {
+		return fmt.Errorf("pack the rules: %w", err)
+	}
+	if s.wants("start") {
+		if err := start(ctx, s, dir, names.Addr(), "with it, as after any run of a minute"); err != nil {
+			return err
+		}
+		if err := change(ctx, s, dir, names.Addr()); err != nil {
+			return err
+		}
+	}
+	if !s.wants("map", "policy", "cold", "silent") {
+		return nil
+	}
 	p, err := startPostseal(ctx, s, dir, names.Addr())
 	if err != nil {
 		return err
 	}
 	defer p.stop()
-	if s.wants("start") {
-		heading("Restart")
-		fmt.Printf("  ready after %.2f s, %.2f s of CPU, with %d rules and %d postures, %d MB resident\n", p.ready.Seconds(), p.started.Seconds(), s.rules, s.domains, p.resident()>>20)
-	}
 	if s.wants("map") {
 		if err := warmMaps(s, p); err != nil {
 			return fmt.Errorf("maps: %w", err)
