@@ -1,6 +1,7 @@
 package escrow_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -15,22 +16,106 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/internal/adminpages"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// adminSite is the admin pages on the bench's database, past the login.
-func (b *bench) adminSite() func(path string) (int, string) {
+// adminMux is the admin pages on the bench's database, past the login of an operator.
+func (b *bench) adminMux() http.Handler {
 	b.t.Helper()
 	rules, err := policy.NewSnapshot(1, nil, "")
 	b.must(err)
+	wrap := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(w, r.WithContext(audit.With(r.Context(), audit.Actor{Kind: audit.ActorAdminPage, Name: "olga", Client: "192.0.2.8"})))
+		})
+	}
 	mux := http.NewServeMux()
 	adminpages.New(adminpages.Options{
-		Store: b.db, Rules: func() *policy.Snapshot { return rules }, Wrap: func(h http.Handler) http.Handler { return h }, Now: b.clock, Locked: b.LockedUntil,
+		Store: b.db, Rules: func() *policy.Snapshot { return rules }, Wrap: wrap, Now: b.clock, Locked: b.LockedUntil,
+		Actions: b.Vault, Operate: wrap, MayOperate: func(context.Context) bool { return true },
 	}).Register(mux)
+	return mux
+}
+
+func (b *bench) adminSite() func(path string) (int, string) {
+	b.t.Helper()
+	mux := b.adminMux()
 	return func(path string) (int, string) {
 		w := httptest.NewRecorder()
 		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
 		return w.Code, w.Body.String()
+	}
+}
+
+// TestOperatorsActOnMessages presses every button of the admin pages on real messages: what they say
+// becomes true, and is logged with who did it.
+func TestOperatorsActOnMessages(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	h := b.adminMux()
+	post := func(path string, fields url.Values) int {
+		t.Helper()
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(fields.Encode()))
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	b.seal(message([]byte("a"), escrow.Recipient{Address: recipient}, escrow.Recipient{Address: "joe@law.example"}))
+	id, _ := b.link(recipient)
+	state := func() (list []string) {
+		t.Helper()
+		all, err := b.List(ctx, escrow.Filter{ItemID: id})
+		b.must(err)
+		for _, l := range all {
+			s := l.Recipient + " " + l.State
+			if l.Hold != nil {
+				s += " held by " + l.Hold.By + ": " + l.Hold.Note
+			}
+			list = append(list, s+" "+l.Expires.Format("01-02"))
+		}
+		return list
+	}
+	seen, err := b.db.AuditEntries(ctx, audit.Filter{Limit: 1})
+	b.must(err)
+	for _, step := range []struct {
+		path   string
+		fields url.Values
+		code   int
+		want   string
+	}{
+		{"extend", url.Values{"recipient": {"joe@law.example"}, "days": {"60"}}, 303, "joe@law.example held 01-30 pat@old.example held 12-31"},
+		{"hold", url.Values{"note": {"case 12"}}, 303, "joe@law.example held held by olga: case 12 01-30 pat@old.example held held by olga: case 12 12-31"},
+		{"hold", url.Values{"note": {"again"}}, 409, "joe@law.example held held by olga: case 12 01-30 pat@old.example held held by olga: case 12 12-31"},
+		{"retract", url.Values{"recipient": {recipient}}, 303, "joe@law.example held held by olga: case 12 01-30 pat@old.example retracted held by olga: case 12 12-31"},
+		{"retract", url.Values{"recipient": {recipient}}, 409, "joe@law.example held held by olga: case 12 01-30 pat@old.example retracted held by olga: case 12 12-31"},
+		{"release", url.Values{"note": {"closed"}}, 303, "joe@law.example held 01-30 pat@old.example retracted 12-31"},
+		{"release", url.Values{"note": {"closed"}}, 409, "joe@law.example held 01-30 pat@old.example retracted 12-31"},
+		{"retract", url.Values{"recipient": {"*"}}, 303, "joe@law.example retracted 01-30 pat@old.example retracted 12-31"},
+		{"extend", url.Values{"recipient": {"*"}, "days": {"60"}}, 409, "joe@law.example retracted 01-30 pat@old.example retracted 12-31"},
+		{"hold", url.Values{"note": {"late"}}, 409, "joe@law.example retracted 01-30 pat@old.example retracted 12-31"},
+	} {
+		if code := post("/items/"+id+"/"+step.path, step.fields); code != step.code {
+			t.Errorf("%s %v: %d, want %d", step.path, step.fields, code, step.code)
+		}
+		if got := strings.Join(state(), " "); got != step.want {
+			t.Errorf("after %s %v: %s, want %s", step.path, step.fields, got, step.want)
+		}
+	}
+	log, err := b.db.AuditEntries(ctx, audit.Filter{After: seen[0].Seq, Oldest: true})
+	b.must(err)
+	var kinds []string
+	for _, r := range log {
+		if r.Actor.Kind == audit.ActorAdminPage {
+			kinds = append(kinds, r.Kind)
+			if r.Actor.Name != "olga" || r.Actor.Client != "192.0.2.8" || r.Item != id {
+				t.Errorf("logged: %+v", r)
+			}
+		}
+	}
+	if got := strings.Join(kinds, " "); got != "extended held retracted released retracted purged" {
+		t.Errorf("logged: %s", got)
 	}
 }
 
@@ -171,6 +256,23 @@ func TestWhoIsLockedOutIsSeen(t *testing.T) {
 	}
 	if !locked() {
 		t.Error("five wrong codes are not seen")
+	}
+	if err := b.Unlock(ctx, "Pat@OLD.example"); err != nil || locked() {
+		t.Errorf("unlocked: %v", err)
+	}
+	if got, err := b.db.AuditEntries(ctx, audit.Filter{Kinds: []string{audit.Unlocked}}); err != nil || len(got) != 1 || got[0].Recipient != recipient {
+		t.Errorf("logged: %+v, %v", got, err)
+	}
+	if err := b.Unlock(ctx, recipient); !errors.Is(err, escrow.ErrUnknown) {
+		t.Errorf("once more: %v", err)
+	}
+	for range 5 {
+		if _, err := b.Verify(ctx, p, "00000000", escrow.Client{}); !errors.Is(err, escrow.ErrWrong) {
+			t.Fatal(err)
+		}
+	}
+	if !locked() {
+		t.Error("after that nothing locks")
 	}
 	b.pass(time.Hour)
 	if locked() {

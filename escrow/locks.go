@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/postseal/postseal/internal/audit"
 )
 
 // locksSeen is how many of the newest messages of a recipient are asked for locks of their own.
@@ -45,4 +47,27 @@ func (v *Vault) LockedUntil(ctx context.Context, address string) (time.Time, err
 		return time.Time{}, fmt.Errorf("locks: %w", err)
 	}
 	return v.store.Locked(ctx, keys, v.now())
+}
+
+// Unlock forgets the wrong tries of a recipient, at the newest messages and over all of them, and the
+// locks that they made. ErrUnknown if there are none. Who guesses can go on then, up to the
+// next lock; what was asked of codes, and what clients have tried, stays counted.
+func (v *Vault) Unlock(ctx context.Context, address string) error {
+	folded, err := fold(address)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", address, err)
+	}
+	keys, err := v.lockKeys(ctx, folded)
+	if err != nil {
+		return fmt.Errorf("unlock: %w", err)
+	}
+	n, err := v.store.Unlock(ctx, keys, audit.Entry{Kind: audit.Unlocked, Recipient: folded})
+	if err != nil {
+		return fmt.Errorf("unlock: %w", err)
+	}
+	if n == 0 {
+		return ErrUnknown
+	}
+	v.log.Info("wrong tries forgotten", "counters", n)
+	return nil
 }

@@ -83,6 +83,9 @@ type Store interface {
 	Refund(ctx context.Context, limit Limit, locked bool) error
 	// Forget deletes counters and their locks.
 	Forget(ctx context.Context, keys []string) error
+	// Unlock deletes counters and their locks for an administrator, and logs that with the
+	// entry, where there are any. n is how many.
+	Unlock(ctx context.Context, keys []string, e audit.Entry) (n int, err error)
 	// Locked returns until when the keys are locked, zero if they are not.
 	Locked(ctx context.Context, keys []string, now time.Time) (time.Time, error)
 	// TellLock queues a mail if one of the keys has a lock, made before that

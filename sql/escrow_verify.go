@@ -162,6 +162,25 @@ func (db *DB) Forget(ctx context.Context, keys []string) error {
 	})
 }
 
+// Unlock deletes counters and their locks for an administrator.
+func (db *DB) Unlock(ctx context.Context, keys []string, e audit.Entry) (n int, err error) {
+	err = db.write(ctx, func(tx *dbsql.Tx) error {
+		n = 0
+		for _, k := range keys {
+			gone, err := affected(tx.ExecContext(ctx, `DELETE FROM escrow_limit WHERE key = ?`, k))
+			if err != nil {
+				return err
+			}
+			n += int(gone)
+		}
+		if n == 0 {
+			return nil
+		}
+		return appendAudit(ctx, tx, db.now(), e)
+	})
+	return n, err
+}
+
 // Locked returns until when the keys are locked.
 func (db *DB) Locked(ctx context.Context, keys []string, now time.Time) (until time.Time, err error) {
 	for _, k := range keys {

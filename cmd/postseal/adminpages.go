@@ -23,6 +23,11 @@ func newAdminPages(cfg *config, db *sql.DB, vault *escrow.Vault, rules func() *p
 	o := adminpages.Options{Log: log}
 	o.Store, o.Rules, o.Wrap = db, rules, login.Require
 	o.Quota, o.Locked = quotas(cfg), vault.LockedUntil
+	o.Actions, o.Operate = vault, login.RequireOperator
+	o.MayOperate = func(ctx context.Context) bool {
+		v, ok := adminlogin.ViewerOf(ctx)
+		return ok && v.Operator
+	}
 	for _, c := range checks {
 		o.Checks = append(o.Checks, adminpages.Check{Name: c.name, OK: c.ok})
 	}

@@ -25,6 +25,7 @@ func recipientCommand() *cli.Command {
 		verb("show", "ADDRESS", "show what is set for one, and the account", with([]cli.Flag{jsonFlag()}, store), showRecipient),
 		verb("set", "ADDRESS", "set the verification; a passphrase is read from the terminal, or a line of standard input",
 			with([]cli.Flag{&cli.StringFlag{Name: "verify", Usage: "code, account or passphrase"}}, store), setRecipient),
+		verb("unlock", "ADDRESS", "forget wrong tries, and the locks that they made", store, unlockRecipient),
 		verb("reset", "ADDRESS", "forget what is set; delete the account, its passkeys, and sign all browsers out", store, resetRecipient),
 	)
 }
@@ -162,6 +163,24 @@ func readPassphrase(in io.Reader, prompt io.Writer) ([]byte, error) {
 		return nil, errors.New("the two differ; nothing was set")
 	}
 	return first, nil
+}
+
+func unlockRecipient(c *cli.Context) error {
+	if err := wantArgs(c, 1, 1, "one ADDRESS"); err != nil {
+		return err
+	}
+	_, db, vault, err := openVault(c)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if err := vault.Unlock(c.Context, c.Args().First()); errors.Is(err, escrow.ErrUnknown) {
+		return fmt.Errorf("there are no wrong tries of %s", c.Args().First())
+	} else if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.App.Writer, "Wrong tries are forgotten: the recipient can try again at once.")
+	return nil
 }
 
 func resetRecipient(c *cli.Context) error {

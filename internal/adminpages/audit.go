@@ -21,7 +21,7 @@ var entryGroups = []struct {
 	{choice{"mail", "Mail: decided, sealed, notices"}, []string{audit.Submitted, audit.Decision, audit.Reinjected, audit.Sealed, audit.NoticeQueued, audit.NoticeSent, audit.NoticeBounced}},
 	{choice{"pickup", "Pickup: proofs, reading, replies"}, []string{audit.CodeQueued, audit.TryRight, audit.TryWrong, audit.Locked, audit.Read, audit.Opened, audit.Downloaded, audit.Searched, audit.ReplyQueued, audit.ReplySent, audit.ReplyFailed}},
 	{choice{"life", "Life of messages"}, []string{audit.Retracted, audit.Extended, audit.Recovered, audit.Expired, audit.Held, audit.Released, audit.Purged, audit.Relinked}},
-	{choice{"account", "Accounts of recipients"}, []string{audit.AccountEnrolled, audit.AccountChanged, audit.AccountReset, audit.DeviceDropped, audit.RecipientSet, audit.RecipientReset}},
+	{choice{"account", "Accounts of recipients"}, []string{audit.AccountEnrolled, audit.AccountChanged, audit.AccountReset, audit.DeviceDropped, audit.RecipientSet, audit.RecipientReset, audit.Unlocked}},
 	{choice{groupAdmin, "Administrators: rules, keys, access"}, nil},
 	{choice{groupWrong, "Wrong tries and locks"}, []string{audit.TryWrong, audit.Locked, audit.AdminRefused}},
 }

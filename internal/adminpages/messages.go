@@ -114,7 +114,9 @@ func (p *Pages) message(w http.ResponseWriter, r *http.Request) error {
 		Pager       pager
 		History     []shownEntry
 		MoreHistory string
-	}{item, showMessages(found.All), f.pager(found.Next, found.Partial, len(found.All)), showEntries(history.All), ""}
+		Done        string
+		Actions     []link
+	}{item, showMessages(found.All), f.pager(found.Next, found.Partial, len(found.All)), showEntries(history.All), "", doneText(r), p.actionsOn(ctx, &item)}
 	if history.Next != nil {
 		data.MoreHistory = "/audit?item=" + id
 	}

@@ -2,7 +2,8 @@
 // messages, recipients, rules, the outbox and the audit log, each with search, filters
 // and pages that cost the same however much there is.
 //
-// The pages only show. They hold who writes to whom, when and how much; never a word of a message, a
+// The pages show; what operators may do beside ([Actions]) is asked for on a page of its own, and done by
+// a POST. They hold who writes to whom, when and how much; never a word of a message, a
 // subject, a file name, a link, a code or a key: what they read ([Store]) does not have it.
 //
 // Who may ask is decided before: see [Options.Wrap].
@@ -64,8 +65,15 @@ type Options struct {
 	// Locked returns until when too many wrong tries keep a recipient out, zero where none do.
 	Locked func(ctx context.Context, address string) (time.Time, error)
 	Quota  escrow.Quota
-	Log    *slog.Logger     // nil: none
-	Now    func() time.Time // nil: time.Now
+
+	// What operators may do; nil: nobody may do anything. Operate lets only operators through to a
+	// page, and only from a page of ours to what changes something; MayOperate tells who they are.
+	Actions    Actions
+	Operate    func(http.Handler) http.Handler
+	MayOperate func(context.Context) bool
+
+	Log *slog.Logger     // nil: none
+	Now func() time.Time // nil: time.Now
 }
 
 // Pages are the pages. They are made by New.
@@ -96,6 +104,7 @@ func (p *Pages) Register(mux *http.ServeMux) {
 	} {
 		mux.Handle(path, p.o.Wrap(p.page(h)))
 	}
+	p.registerActions(mux)
 }
 
 // problem is what is shown in the place of a page.
@@ -153,6 +162,7 @@ var (
 	rulesPage    = parsed("rules.html")
 	outboxPage   = parsed("outbox.html")
 	auditPage    = parsed("audit.html")
+	actionPage   = parsed("action.html")
 	troublePage  = parsed("trouble.html")
 )
 
@@ -262,7 +272,7 @@ func (f form) pager(next listing.Key, partial bool, found int) pager {
 	with := func(after string) string {
 		v := url.Values{}
 		for name, list := range f.values {
-			if name != "after" && len(list) > 0 && list[0] != "" {
+			if name != "after" && name != "done" && len(list) > 0 && list[0] != "" {
 				v.Set(name, list[0])
 			}
 		}

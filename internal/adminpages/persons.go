@@ -105,6 +105,8 @@ func (p *Pages) person(w http.ResponseWriter, r *http.Request) error {
 		shownPerson
 		Known         bool
 		Locked        time.Time
+		Done          string
+		Unlock        string // the page that asks; "": who looks may not
 		Rules         []shownRule
 		Dest, DestURL string
 		All           []shownMessage
@@ -120,6 +122,10 @@ func (p *Pages) person(w http.ResponseWriter, r *http.Request) error {
 		if data.Locked, err = p.o.Locked(ctx, address); err != nil {
 			return err
 		}
+	}
+	data.Done = doneText(r)
+	if p.mayOperate(ctx) && !data.Locked.IsZero() {
+		data.Unlock = personPath(address) + "/unlock"
 	}
 	if a, err := policy.ParseAddress(address); err == nil {
 		data.Rules = p.counting(policy.ByRecipient, a, now)

@@ -43,6 +43,7 @@ const (
 	DeviceDropped   = "device-dropped"
 	RecipientSet    = "recipient-set"
 	RecipientReset  = "recipient-reset"
+	Unlocked        = "unlocked" // wrong tries were forgotten
 
 	// Administration.
 	RuleAdded      = "rule-added"
@@ -73,7 +74,7 @@ var Kinds = []string{
 	NoticeQueued, NoticeSent, NoticeBounced,
 	CodeQueued, TryRight, TryWrong, Locked, Read, Opened, Downloaded, Searched, ReplyQueued, ReplySent, ReplyFailed,
 	Retracted, Extended, Recovered, Expired, Held, Released, Purged, Relinked,
-	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset,
+	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset, Unlocked,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
 	APIKeyAdded, APIKeyRemoved, AdminAdded, AdminReset, AdminRemoved, AdminSignedIn, AdminSignedOut, AdminRefused, KeyChanged, BackedUp, Restored, Started, Pruned,
 }
