@@ -255,6 +255,13 @@ func TestPanics(t *testing.T) {
 	if !strings.Contains(s.log.String(), "portal panic") {
 		t.Error("not logged")
 	}
+	// What panics may quote what was handled.
+	const quoted = "the biopsy was benign"
+	s.vault.now = func() time.Time { panic(fmt.Errorf("while at %q", quoted)) }
+	wants(t, s.post("/code"), 503, "Nothing is lost", "!"+quoted)
+	if log := s.log.String(); strings.Contains(log, quoted) || strings.Count(log, "portal panic") != 2 {
+		t.Errorf("logged:\n%s", log)
+	}
 }
 
 func TestHeaders(t *testing.T) {

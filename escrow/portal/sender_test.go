@@ -128,8 +128,12 @@ func TestSenderPage(t *testing.T) {
 			t.Errorf("GET %s: %s", path, a.Status)
 		}
 	}
+	for _, act := range []string{"", "/extend", "/resend", "/retract", "/passphrase", "/reset"} {
+		s.do("HEAD", act+"?to=p1", nil, nil)
+		s.do("GET", act+"?to=p1&sure=1234&phrase=seven+grey+herons", nil, nil)
+	}
 	if len(f.done) > 0 {
-		t.Errorf("GET did %q", f.done)
+		t.Errorf("GET or HEAD did %q", f.done)
 	}
 	s.link = s.link[:len(s.link)-1]
 	if a := s.get(""); a.StatusCode != 404 || !strings.Contains(a.body, "There is no message here") {
