@@ -5,13 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/escrow/submit"
 	"github.com/postseal/postseal/internal/audit"
+	"github.com/postseal/postseal/policyd/policy"
+	"github.com/postseal/postseal/sql"
 )
 
 // audited returns the log from an entry on, as "kind how" and so on.
@@ -321,5 +325,131 @@ func TestAReleaseDeletesTheKeys(t *testing.T) {
 	b.nothingToOpen(id)
 	if list, err := b.Show(ctx, id); err != nil || list[0].State != escrow.StateRetracted {
 		t.Errorf("%v, %v", list, err)
+	}
+}
+
+// TestEachChangeIsLogged makes the changes that TestTheAuditLogHasEachStep does not, each by
+// itself, and wants just the entries that tell of it.
+func TestEachChangeIsLogged(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	keys, err := escrow.LoadKeys(b.keys)
+	b.must(err)
+	id := b.seal(message([]byte("x")))[0]
+	b.mails()
+	other := b.seal(message([]byte("y")))[0]
+	p := b.pickup(b.link(recipient))
+	stored, err := b.db.Pickups(ctx, escrow.PickupFilter{ItemID: other})
+	b.must(err)
+	b.enrolled(b.accountItem("kim@old.example"))
+	var at int64
+	recovery := ""
+	var trigger int64
+	change := func(c escrow.AccountChange) func() error {
+		c.Address, c.Now = "kim@old.example", b.clock()
+		return func() error { return b.db.ChangeAccount(ctx, c) }
+	}
+	ok := func(f func() (bool, error)) func() error {
+		return func() error {
+			if done, err := f(); err != nil || !done {
+				return errors.Join(errors.New("nothing was done"), err)
+			}
+			return nil
+		}
+	}
+	reply := func(state string) func() error {
+		return func() error {
+			r, err := b.db.ReplyByID(ctx, "reply")
+			if err != nil {
+				return err
+			}
+			return b.db.ChangeReply(ctx, escrow.ReplyChange{ID: r.ID, Version: r.Version, State: state, Sealed: []byte("s"), Changed: b.clock(), QueuedAt: b.clock()})
+		}
+	}
+	for _, step := range []struct {
+		want string
+		do   func() error
+	}{
+		{"held", func() error { return b.Hold(ctx, id, "n") }},
+		{"released", func() error { return b.Release(ctx, id, "n") }},
+		{"retracted administrator, purged", func() error { return b.Retract(ctx, id, "") }},
+		{"purged", func() error { _, _, err := b.Purge(ctx, id, time.Time{}, 0); return err }},
+		{"notice-bounced", ok(func() (bool, error) { return b.db.NoticeBounced(ctx, stored[0].ID, nil) })},
+		{"extended administrator", func() error { _, err := b.Extend(ctx, other, "", 90*24*time.Hour); return err }},
+		{"", func() error {
+			return b.db.CreateReply(ctx, escrow.StoredReply{ID: "reply", Pickup: stored[0].ID, Wrap: []byte("w"), Sealed: []byte("s"), Created: b.clock()})
+		}},
+		{"reply-queued", reply(escrow.ReplyQueued)},
+		{"", reply(escrow.ReplyQueued)},
+		{"reply-failed", reply(escrow.ReplyFailed)},
+		{"account-changed passkey added", change(escrow.AccountChange{AddPasskey: &escrow.StoredPasskey{ID: []byte("k"), Credential: []byte("c"), Created: b.clock()}})},
+		{"account-changed passkey removed", change(escrow.AccountChange{DropKey: []byte("k")})},
+		{"account-changed totp set", change(escrow.AccountChange{TOTP: []byte("t"), Step: 1})},
+		{"account-changed totp removed", change(escrow.AccountChange{DropTOTP: true})},
+		{"device-dropped", func() error { return b.db.DropDevices(ctx, "kim@old.example") }},
+		{"recipient-set", func() error { return b.SetRecipient(ctx, recipient, escrow.VerifyCode, nil) }},
+		{"recipient-reset", ok(func() (bool, error) { return b.ResetRecipient(ctx, recipient) })},
+		{"api-key-added", func() error {
+			return b.db.AddAPIKey(ctx, submit.Key{ID: "k", Hash: []byte("k"), Senders: []string{"*"}, Created: b.clock()})
+		}},
+		{"api-key-removed", ok(func() (bool, error) { return b.db.RemoveAPIKey(ctx, "k") })},
+		{"trigger-added", func() error {
+			t := &policy.Trigger{Kind: policy.OnSubject, Pattern: "[secure]", Sender: "*", Requirement: policy.Encryption}
+			if err := b.db.ImportTriggers(ctx, []*policy.Trigger{t}, false); err != nil {
+				return err
+			}
+			list, err := b.db.Triggers(ctx)
+			trigger = list[0].ID
+			return err
+		}},
+		{"trigger-removed", ok(func() (bool, error) { return b.db.RemoveTrigger(ctx, trigger) })},
+		{"key-changed recovery key made", func() error { recovery, _ = b.recoveryKey("n"); return nil }},
+		{"recovered", func() error { return sql.NoteRecovery(ctx, "sqlite:"+b.path(), other, recovery) }},
+		{"key-changed recovery key retired", ok(func() (bool, error) { return b.db.RetireRecoveryKey(ctx, recovery, b.clock()) })},
+		{"key-changed rotation begun, key-changed key retired, key-changed rotation ended", func() error {
+			b.exec(`DELETE FROM escrow_reply`) // of no key
+			b.rotate()
+			b.start()
+			return nil
+		}},
+		{"backed-up", func() error { b.backup("backup"); return nil }},
+		{"verify-failed code, locked", func() error {
+			p := b.again(p)
+			for range 4 {
+				b.Prove(ctx, p, "0", stranger)
+			}
+			words, all := b.audited(0)
+			if words[len(words)-1] != "verify-failed code" {
+				return errors.New("locked too early")
+			}
+			at = all[len(all)-1].Seq
+			b.Prove(ctx, p, "0", stranger)
+			return nil
+		}},
+		{"pruned", func() error {
+			n, err := b.db.PruneAudit(ctx, b.clock().Add(time.Hour), keys.AuditKey())
+			if n == 0 {
+				err = errors.Join(err, errors.New("none"))
+			}
+			return err
+		}},
+	} {
+		_, all := b.audited(0)
+		at = all[len(all)-1].Seq
+		if err := step.do(); err != nil {
+			t.Errorf("%s: %v", step.want, err)
+		}
+		words, _ := b.audited(at)
+		if got := strings.Join(words, ", "); got != step.want {
+			t.Errorf("logged is %q, want %q", got, step.want)
+		}
+		b.pass(time.Second)
+	}
+	file := filepath.Join(b.dir, "backup")
+	if _, err := b.restore(file, sql.RestoreOptions{Discard: true}); err != nil {
+		t.Fatal(err)
+	}
+	if words, _ := b.audited(0); words[len(words)-1] != "restored" {
+		t.Errorf("the last of a restored log is %q", words[len(words)-1])
 	}
 }
