@@ -13,6 +13,7 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
+	"golang.org/x/sys/unix"
 
 	"github.com/postseal/postseal/escrow/seal"
 )
@@ -371,16 +372,27 @@ func (r *Rotation) keepOld() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(r.oldFile(), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		if was, err := os.ReadFile(r.oldFile()); err == nil && bytes.Equal(was, data) {
-			return nil // of a rotation that was cut short
-		}
-		return fmt.Errorf("%s exists: it is the key file from before an earlier rotation; move it to a safe place, or delete it if no backup of the database is left from before", r.oldFile())
-	} else if err != nil {
+	if was, err := os.ReadFile(r.oldFile()); err == nil && bytes.Equal(was, data) {
+		return nil // of a rotation that was cut short
+	}
+	// It appears whole, or not at all: what is cut short must not look like another's.
+	f, err := os.CreateTemp(filepath.Dir(r.File), tempPattern(r.File))
+	if err != nil {
 		return fmt.Errorf("keep the old keys: %w", err)
 	}
+	defer os.Remove(f.Name())
 	if err := fill(f, r.File, data); err != nil {
+		f.Close()
+		return fmt.Errorf("keep the old keys: %w", err)
+	}
+	r.Crash("rotate-before-old")
+	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, r.oldFile(), unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) { // a file system without it
+		err = os.Link(f.Name(), r.oldFile())
+	}
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("%s exists: it is the key file from before an earlier rotation; move it to a safe place, or delete it if no backup of the database is left from before", r.oldFile())
+	} else if err != nil {
 		return fmt.Errorf("keep the old keys: %w", err)
 	}
 	return syncDir(filepath.Dir(r.File))

@@ -341,7 +341,7 @@ func TestRotationWaitsForWhoServes(t *testing.T) {
 // Killed anywhere, nothing is lost, and the next run ends what was begun.
 func TestRotationKilled(t *testing.T) {
 	for _, point := range []string{
-		"rotate-begun", "rotate-before-rename", "rotate-added", "rotate-primary", "rotate-retired", "rotate-batch", "rotate-clean", "rotate-removed",
+		"rotate-before-old", "rotate-begun", "rotate-before-rename", "rotate-added", "rotate-primary", "rotate-retired", "rotate-batch", "rotate-clean", "rotate-removed",
 	} {
 		t.Run(point, func(t *testing.T) {
 			b, check := messages(t)
@@ -363,7 +363,7 @@ func TestRotationKilled(t *testing.T) {
 			r.Progress = func(p escrow.RotationProgress) { resumed = resumed || p.Resumed }
 			id, err := r.Run(t.Context())
 			b.must(err)
-			if want := point != "rotate-begun" && point != "rotate-before-rename"; resumed != want {
+			if want := point != "rotate-before-old" && point != "rotate-begun" && point != "rotate-before-rename"; resumed != want {
 				t.Errorf("resumed: %v", resumed)
 			}
 			_, err = keys.Reload()

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/postseal/postseal/escrow"
@@ -184,27 +185,38 @@ func noteRecovery(c *cli.Context, cfg *config, item, key string) error {
 }
 
 // writeNew has f write to a new file, mode 0600, which exists only where that went well,
-// or to standard output.
+// or to standard output. Killed in between it leaves no plaintext: until the end the file
+// has no name, where the file system can do that.
 func writeNew(stdout io.Writer, path string, f func(io.Writer) error) error {
 	if path == "-" {
 		w := bufio.NewWriter(stdout)
 		return errors.Join(f(w), w.Flush())
 	}
-	part, err := os.CreateTemp(filepath.Dir(path), ".postseal-recovered-*")
-	if err != nil {
-		return err
+	var from string
+	fd, err := unix.Open(filepath.Dir(path), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+	part := os.NewFile(uintptr(fd), path)
+	if err == nil {
+		from = fmt.Sprintf("/proc/self/fd/%d", fd)
+	} else {
+		if part, err = os.CreateTemp(filepath.Dir(path), ".postseal-recovered-*"); err != nil {
+			return err
+		}
+		from = part.Name()
+		defer os.Remove(from)
 	}
-	defer os.Remove(part.Name())
 	defer part.Close()
 	w := bufio.NewWriter(part)
 	if err := f(w); err != nil {
 		return err
 	}
-	if err := errors.Join(w.Flush(), part.Sync(), part.Close()); err != nil {
+	if err := errors.Join(w.Flush(), part.Sync()); err != nil {
 		return err
 	}
 	// A link, not a rename: it never replaces.
-	return os.Link(part.Name(), path)
+	if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return part.Close()
 }
 
 // readRecovery reads a private half: from the terminal, where it is not shown, or from
