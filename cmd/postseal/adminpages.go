@@ -12,6 +12,7 @@ import (
 	"github.com/postseal/postseal/internal/adminpages"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
+	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // adminPages are the pages that show what is held, to administrators who are signed in.
@@ -41,6 +42,14 @@ func newAdminPages(cfg *config, db *sql.DB, vault *escrow.Vault, rules func() *p
 	}
 	o.Trouble = func() int { return int(gathered(reg, "postseal_intake_alarms_total")) }
 	return adminPages{adminpages.New(o)}
+}
+
+// lookAnew has a destination looked at by who keeps the postures, so that mail goes by what is found.
+func lookAnew(m *probe.Manager) func(ctx context.Context, dest string) error {
+	return func(ctx context.Context, dest string) error {
+		_, _, err := m.Look(ctx, dest, policy.TLSParams{}, 0)
+		return err
+	}
 }
 
 // gathered returns a counter's value, over all labels.

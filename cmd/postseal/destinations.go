@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	_ "embed"
 	"encoding/json"
 	"net/http"
@@ -11,16 +12,18 @@ import (
 
 	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/internal/adminpage"
+	"github.com/postseal/postseal/internal/audit"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/sql"
 	"github.com/postseal/postseal/tlsmap/probe"
 )
 
 // destinationPages show what is known of destinations: a list, and each with its
-// history. They change nothing.
+// history. They change nothing, but that an operator can have one looked at anew.
 type destinationPages struct {
 	db    *sql.DB
 	login *adminlogin.Login
+	look  func(ctx context.Context, dest string) error // nil: nobody can
 }
 
 //go:embed pages/destinations.html
@@ -29,9 +32,13 @@ var destinationsHTML string
 //go:embed pages/destination.html
 var destinationHTML string
 
+//go:embed pages/look.html
+var lookHTML string
+
 var (
 	listPage    = adminpage.New(destinationsHTML)
 	onePage     = adminpage.New(destinationHTML)
+	lookPage    = adminpage.New(lookHTML)
 	troublePage = adminpage.New(`{{define "content"}}<p>{{.}}</p>{{end}}`)
 )
 
@@ -48,6 +55,10 @@ func (p *destinationPages) register(mux *http.ServeMux) {
 	}
 	page("GET /destinations", p.list)
 	page("GET /destinations/{dest}", p.one)
+	if p.look != nil {
+		mux.Handle("GET /destinations/{dest}/look", p.login.RequireOperator(http.HandlerFunc(p.askLook)))
+		mux.Handle("POST /destinations/{dest}/look", p.login.RequireOperator(http.HandlerFunc(p.doLook)))
+	}
 }
 
 // shownAlarm is an alarm on a page.
@@ -173,7 +184,12 @@ func (p *destinationPages) one(w http.ResponseWriter, r *http.Request) {
 		Events []shownEvent
 		Next   string
 		First  bool
-	}{First: before <= 0}
+		Look   string // the page that asks whether to look anew; "": who looks may not
+		Done   bool   // it was
+	}{First: before <= 0, Done: form.Get("done") == "look"}
+	if v, ok := adminlogin.ViewerOf(r.Context()); ok && v.Operator && p.look != nil && len(found) > 0 {
+		data.Look = pathOf(dest) + "/look"
+	}
 	if len(found) > 0 {
 		data.shownDest = shownDest{found[0], pathOf(dest), classOf(found[0].State)}
 		data.TLS = tlsWords(&found[0].Record)
@@ -200,6 +216,49 @@ func (p *destinationPages) one(w http.ResponseWriter, r *http.Request) {
 		data.Events = append(data.Events, shownEvent{e.At, e.Kind, e.String(), e.Alarm, e.Told})
 	}
 	onePage.Render(w, r, http.StatusOK, dest, data)
+}
+
+// lookPatience is how long a browser waits for a look. The look goes on after that.
+const lookPatience = 20 * time.Second
+
+// known returns the destination that the path names, if something is known of it: nobody has others
+// looked at from here.
+func (p *destinationPages) known(w http.ResponseWriter, r *http.Request) (dest string, ok bool) {
+	dest = probe.Key(r.PathValue("dest"))
+	rec, err := p.db.Posture(r.Context(), dest)
+	switch {
+	case err != nil:
+		p.trouble(w, r, err)
+	case rec == nil:
+		troublePage.Render(w, r, http.StatusNotFound, "Nothing known", "Nothing is known of this destination: no mail went there lately. postseal check looks at any domain.")
+	default:
+		return dest, true
+	}
+	return "", false
+}
+
+func (p *destinationPages) askLook(w http.ResponseWriter, r *http.Request) {
+	if dest, ok := p.known(w, r); ok {
+		lookPage.Render(w, r, http.StatusOK, "Look anew", struct{ Dest, Path string }{dest, pathOf(dest)})
+	}
+}
+
+func (p *destinationPages) doLook(w http.ResponseWriter, r *http.Request) {
+	dest, ok := p.known(w, r)
+	if !ok {
+		return
+	}
+	if err := p.db.Audit(r.Context(), audit.Entry{Kind: audit.LookedAt, Details: audit.Details{"destination": dest}}); err != nil {
+		p.trouble(w, r, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), lookPatience)
+	defer cancel()
+	if err := p.look(ctx, dest); err != nil && ctx.Err() == nil {
+		troublePage.Render(w, r, http.StatusInternalServerError, "Trouble", "It could not be looked at: "+err.Error())
+		return
+	}
+	http.Redirect(w, r, pathOf(dest)+"?done=look", http.StatusSeeOther)
 }
 
 func (p *destinationPages) trouble(w http.ResponseWriter, r *http.Request, err error) {

@@ -42,7 +42,7 @@ func openPages(t *testing.T) (*sql.DB, func(path string) (int, string)) {
 	}
 	t.Cleanup(func() { db.Close() })
 	mux := http.NewServeMux()
-	(&destinationPages{db, openLogin(t, db)}).register(mux)
+	(&destinationPages{db, openLogin(t, db), nil}).register(mux)
 	return db, func(path string) (int, string) {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.Host = "127.0.0.1:8646"
@@ -131,7 +131,7 @@ func TestHistoryHasPages(t *testing.T) {
 
 func TestDestinationPagesAreForThisServerAlone(t *testing.T) {
 	mux := http.NewServeMux()
-	(&destinationPages{nil, openLogin(t, nil)}).register(mux)
+	(&destinationPages{nil, openLogin(t, nil), nil}).register(mux)
 	for _, path := range []string{"/destinations", "/destinations/x.example"} {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, path, nil)

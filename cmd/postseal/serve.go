@@ -182,7 +182,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 		}},
 	}
 	held := newAdminPages(cfg, db, vault, rules.Load, login, reg, ready, log)
-	parts.admin = adminHandler(reg, parts.api, allPages{loginPages{login}, held, &destinationPages{db, login}, checks}, ready)
+	parts.admin = adminHandler(reg, parts.api, allPages{loginPages{login}, held, &destinationPages{db, login, lookAnew(postures)}, checks}, ready)
 	listeners, err := parts.listen(cfg)
 	if err != nil {
 		return err

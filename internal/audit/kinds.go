@@ -61,6 +61,7 @@ const (
 	AdminSignedIn  = "admin-signed-in"
 	AdminSignedOut = "admin-signed-out"
 	AdminRefused   = "admin-refused" // a wrong try to sign in
+	LookedAt       = "looked-at"     // a destination, anew
 	KeyChanged     = "key-changed"   // the server's keys
 	BackedUp       = "backed-up"     // the database
 	Restored       = "restored"      // a backup; what the log held since is in the database put aside
@@ -76,5 +77,5 @@ var Kinds = []string{
 	Retracted, Extended, Recovered, Expired, Held, Released, Purged, Relinked,
 	AccountEnrolled, AccountChanged, AccountReset, DeviceDropped, RecipientSet, RecipientReset, Unlocked,
 	RuleAdded, RuleChanged, RuleRemoved, RulesImported, TriggerAdded, TriggerChanged, TriggerRemoved,
-	APIKeyAdded, APIKeyRemoved, AdminAdded, AdminReset, AdminRemoved, AdminSignedIn, AdminSignedOut, AdminRefused, KeyChanged, BackedUp, Restored, Started, Pruned,
+	APIKeyAdded, APIKeyRemoved, AdminAdded, AdminReset, AdminRemoved, AdminSignedIn, AdminSignedOut, AdminRefused, LookedAt, KeyChanged, BackedUp, Restored, Started, Pruned,
 }
