@@ -240,10 +240,13 @@ func (v *Vault) changeDraft(ctx context.Context, p *Pickup, s *Session, f func(r
 		if err != nil {
 			return nil, err
 		}
-		sealed.Drop, sealed.Add, sealed.WriteOut = c.Drop, c.Add, c.WriteOut
+		sealed.Drop, sealed.Add, sealed.WriteOut, sealed.Quota = c.Drop, c.Add, c.WriteOut, v.quota
 		if err = v.store.ChangeReply(ctx, sealed); errors.Is(err, ErrChanged) {
 			continue
 		} else if err != nil {
+			if v.countRefusal(err) {
+				v.log.Warn("a file of a reply is not taken: the escrow is full", "item", p.ItemID, "error", err)
+			}
 			return nil, err
 		}
 		return v.shown(r), nil

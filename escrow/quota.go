@@ -43,17 +43,19 @@ const (
 	quotaFull = 1.0
 )
 
-// countRefusal counts a message that a quota has refused; the intake logs it.
-func (v *Vault) countRefusal(err error) {
+// countRefusal counts what a quota has refused, and reports whether it was one. Of a message
+// the intake logs it.
+func (v *Vault) countRefusal(err error) bool {
 	var q *QuotaError
 	if !errors.As(err, &q) {
-		return
+		return false
 	}
 	of := "domain"
 	if q.Total {
 		of = "total"
 	}
 	v.metrics.refusals.WithLabelValues(of).Inc()
+	return true
 }
 
 // watchQuotas tells of how much is held, and warns once when a quota is used by 80 %, and

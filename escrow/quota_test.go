@@ -161,3 +161,42 @@ func metricOf(t *testing.T, reg *prometheus.Registry, name string) (values []flo
 	}
 	return values
 }
+
+// TestReplyFilesTakeWhatMessagesLeave: a recipient can't fill the disk with drafts and replies,
+// nor keep messages from being sealed by them.
+func TestReplyFilesTakeWhatMessagesLeave(t *testing.T) {
+	b, p, s := answering(t, nil)
+	ctx := t.Context()
+	b.Vault = b.vault(b.keys, func(o *escrow.Options) {
+		o.Quota = escrow.Quota{Total: b.held() + 5000}
+		o.Replies = escrow.ReplyOptions{Size: 1 << 20, SpoolDir: b.dir}
+	})
+	add := func(n int) (*escrow.Reply, error) {
+		return b.AddFile(ctx, p, s, "f", "", strings.NewReader(strings.Repeat("x", n)))
+	}
+	r, err := add(4000)
+	b.must(err)
+	var full *escrow.QuotaError
+	if _, err := add(2000); !errors.As(err, &full) || !full.Total {
+		t.Fatalf("beyond the total: %v", err)
+	}
+	if r.Size != 4000 || b.count(`SELECT count(*) FROM escrow_reply_chunk`) != 1 || b.count(`SELECT sum(size) FROM escrow_reply`) != 4000 {
+		t.Error("something of the file is left")
+	}
+	for i := range 4 { // they are not held up
+		b.must(b.from("doc@clinic.example", i))
+	}
+	if _, err := add(500); !errors.As(err, &full) {
+		t.Errorf("where messages have taken the rest: %v", err)
+	}
+	_, err = b.RemoveFile(ctx, p, s, r.Files[0].N)
+	b.must(err)
+	if _, err := add(900); err != nil {
+		t.Errorf("what was removed counts: %v", err)
+	}
+	_, err = b.SendReply(ctx, p, s)
+	b.must(err)
+	if _, err := add(500); !errors.As(err, &full) {
+		t.Errorf("a reply that waits does not count: %v", err)
+	}
+}

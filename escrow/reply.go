@@ -129,5 +129,8 @@ type ReplyChange struct {
 	// ciphertext; a chunk is not kept by the caller.
 	Add      int
 	WriteOut func(chunk func([]byte) error) error
-	Mail     *NewMail // queued with it, nil for none
+	// Quota bounds what a file may be added to: messages that are held and files of replies
+	// that have not gone off, together. Beyond its total it is a *QuotaError.
+	Quota Quota
+	Mail  *NewMail // queued with it, nil for none
 }

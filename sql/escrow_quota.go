@@ -54,6 +54,26 @@ func keepQuota(ctx context.Context, tx *dbsql.Tx, items []escrow.NewItem, q escr
 	return nil
 }
 
+// keepReplyQuota fails where a file of a reply would be more than may be held. Replies take
+// what messages leave of the total, and keep no message from being sealed: who may write one
+// must not be able to hold up the mail of others. The reply has its new size already.
+func keepReplyQuota(ctx context.Context, tx *dbsql.Tx, c *escrow.ReplyChange) error {
+	if c.Quota.Total <= 0 {
+		return nil
+	}
+	var held, replies int64
+	// Each by its index.
+	err := tx.QueryRowContext(ctx, `SELECT (SELECT coalesce(sum(bytes), 0) FROM escrow_usage),
+		(SELECT coalesce(sum(size), 0) FROM escrow_reply WHERE state = 'draft') + (SELECT coalesce(sum(size), 0) FROM escrow_reply WHERE state = 'queued')`).Scan(&held, &replies)
+	if err != nil {
+		return fmt.Errorf("quota: %w", err)
+	}
+	if held+replies > c.Quota.Total {
+		return &escrow.QuotaError{Total: true, Used: held + replies - c.Size, Needs: c.Size, Quota: c.Quota.Total}
+	}
+	return nil
+}
+
 // Usage returns what is held of each sender domain, in bytes.
 func (db *DB) Usage(ctx context.Context) (map[string]int64, error) {
 	rows, err := db.r.QueryContext(ctx, `SELECT domain, bytes FROM escrow_usage`)

@@ -95,6 +95,9 @@ func (db *DB) ChangeReply(ctx context.Context, c escrow.ReplyChange) error {
 			return fmt.Errorf("delete a file of a reply: %w", err)
 		}
 		if c.Add != 0 {
+			if err := keepReplyQuota(ctx, tx, &c); err != nil {
+				return err
+			}
 			if err := addFile(ctx, tx, &c); err != nil {
 				return err
 			}
