@@ -548,6 +548,9 @@ const (
 	adminSecret = "idp-secret-5b0d17a94c"
 )
 
+// adminLink leads from a list to one message, one recipient, or what can be done with it.
+var adminLink = regexp.MustCompile(`href="(/(?:items|recipients)/[^"?]+)"`)
+
 // adminPort signs in by an account and by the identity provider, and keeps what the admin
 // port shows, before and after.
 func (u *user) adminPort(provider *fakeidp.Provider) {
@@ -568,6 +571,11 @@ func (u *user) adminPort(provider *fakeidp.Provider) {
 		for _, path := range pages {
 			u.check(b.Get(adminURL + path))
 			u.w.keep("the admin port's "+path+" "+who, b.Page)
+			for _, m := range adminLink.FindAllSubmatch(b.Page, 20) {
+				below := string(m[1])
+				u.check(b.Get(adminURL + below))
+				u.w.keep("the admin port's "+below+" "+who, b.Page)
+			}
 		}
 		at, err := url.Parse(adminURL)
 		u.check(err)
