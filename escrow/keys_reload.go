@@ -30,8 +30,9 @@ func keyName(id uint32) string { return fmt.Sprintf("%08x", id) }
 // aeadSet is the server's keyset for encryption as it was read at one time.
 type aeadSet struct {
 	tink.AEAD
-	keys []KeyInfo // in the order of the file, the oldest first
-	ids  map[uint32]bool
+	handle *keyset.Handle
+	keys   []KeyInfo // in the order of the file, the oldest first
+	ids    map[uint32]bool
 }
 
 func newAEADSet(h *keyset.Handle) (*aeadSet, error) {
@@ -39,7 +40,7 @@ func newAEADSet(h *keyset.Handle) (*aeadSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &aeadSet{AEAD: a, ids: make(map[uint32]bool)}
+	s := &aeadSet{AEAD: a, handle: h, ids: make(map[uint32]bool)}
 	for i := range h.Len() {
 		e, err := h.Entry(i)
 		if err != nil {
@@ -100,6 +101,36 @@ func (k *Keys) List() []KeyInfo { return slices.Clone(k.aead.now.Load().keys) }
 // Primary returns the ID of the key that encrypts from now on.
 func (k *Keys) Primary() string { return k.aead.now.Load().primary() }
 
+// Prefer has a key that is there encrypt from now on, whatever the file says: of a rotation
+// that has come so far, where the process has a copy of the file from its start. changed is
+// false where it does so already, or is not there.
+func (k *Keys) Prefer(id string) (changed bool, err error) {
+	was := k.aead.now.Load()
+	if was.primary() == id {
+		return false, nil
+	}
+	for n := range was.ids {
+		if keyName(n) != id {
+			continue
+		}
+		m := keyset.NewManagerFromHandle(was.handle)
+		if err := m.SetPrimary(n); err != nil {
+			return false, fmt.Errorf("prefer key %s: %w", id, err)
+		}
+		h, err := m.Handle()
+		if err != nil {
+			return false, fmt.Errorf("prefer key %s: %w", id, err)
+		}
+		now, err := newAEADSet(h)
+		if err != nil {
+			return false, fmt.Errorf("prefer key %s: %w", id, err)
+		}
+		k.aead.now.Store(now)
+		return true, nil
+	}
+	return false, nil
+}
+
 // ErrKeyRetired reports that a box was to be stored under a key that a rotation has
 // retired: nothing was stored. Who reads the key file anew can try again.
 var ErrKeyRetired = errors.New("the key it was encrypted under was rotated away meanwhile; try again")
@@ -156,6 +187,9 @@ type KeyHolders interface {
 	HoldKeys(ctx context.Context, h KeyHolder) error
 	// LeaveKeys drops a holder.
 	LeaveKeys(ctx context.Context, id string) error
+	// PrimaryKey returns the key that is to encrypt, of a rotation that has come so far;
+	// else "".
+	PrimaryKey(ctx context.Context) (string, error)
 }
 
 // A process that has not said for holderLost which keys it has is over.
@@ -203,6 +237,15 @@ func (w *KeyWatch) Run(ctx context.Context) error {
 			failure = ""
 			w.Log.Info("the key file can be used again")
 			w.failed(nil)
+		}
+		// A copy of the file from the start of the process (a systemd credential) has the new
+		// key, and not that it encrypts. A database that can't be read says so elsewhere.
+		if id, err := w.Store.PrimaryKey(ctx); err == nil && id != "" {
+			preferred, err := w.Keys.Prefer(id)
+			if err != nil {
+				w.Log.Error("the key of the rotation can't be used", "error", err)
+			}
+			changed = changed || preferred
 		}
 		if changed {
 			w.Log.Info("key file read anew", "keys", keyNames(w.Keys.List()), "primary", w.Keys.Primary())

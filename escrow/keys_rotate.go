@@ -111,6 +111,9 @@ type RotationStore interface {
 	// EndRotation notes that it is; begun is false where there was none under way to
 	// this key.
 	EndRotation(ctx context.Context, to string, now time.Time) (begun bool, err error)
+	// MakePrimary tells processes that have this key, and can't read the file anew, that it
+	// encrypts from now on.
+	MakePrimary(ctx context.Context, key string) error
 	// OpenRotation returns the key that a rotation under way goes to, "" without one.
 	OpenRotation(ctx context.Context) (to string, err error)
 	// RetireKeys forbids, for good, to store anything under these keys.
@@ -153,7 +156,8 @@ const (
 //
 //  1. the new key is added to the file; every process that serves reads it, and can
 //     open with both;
-//  2. the new key becomes the one that encrypts; again every process reads the file;
+//  2. the new key becomes the one that encrypts; again every process reads the file, or is
+//     told by the database where it has a copy of it;
 //  3. the database is forbidden to store anything under the old key, by whomever;
 //  4. every box is encrypted anew, in small transactions;
 //  5. when a walk over all of them finds nothing under the old key, it is taken out
@@ -224,6 +228,9 @@ func (r *Rotation) Run(ctx context.Context) (id string, err error) {
 			return "", err
 		}
 		r.Crash("rotate-primary")
+	}
+	if err := r.Store(func(s RotationStore) error { return s.MakePrimary(ctx, r.p.Key) }); err != nil {
+		return "", err
 	}
 	r.tell(StepPrimary)
 	if err := r.await(ctx, func(h *KeyHolder) bool { return h.Primary == r.p.Key }); err != nil {

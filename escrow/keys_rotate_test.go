@@ -655,3 +655,65 @@ func TestRotationByRootKeepsTheOwner(t *testing.T) {
 		}
 	}
 }
+
+// TestRotationWithACopyOfTheKeyFile: a process that has a copy of the file from its start, as
+// systemd makes one of a credential, is started anew once, and seals and opens meanwhile.
+func TestRotationWithACopyOfTheKeyFile(t *testing.T) {
+	b, check := messages(t)
+	credential := filepath.Join(b.dir, "credential")
+	restart := func() (stop func()) {
+		data, err := os.ReadFile(b.keys)
+		b.must(err)
+		os.Remove(credential)
+		b.must(os.WriteFile(credential, data, 0o600))
+		b.Vault = b.vault(credential)
+		return b.serving(escrow.KeysOf(b.Vault))
+	}
+	stop := restart()
+	old := escrow.KeysOf(b.Vault).Primary()
+	for len(b.holders()) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	restarts := 0
+	r := b.rotation()
+	r.Progress = func(p escrow.RotationProgress) {
+		if p.Step == escrow.StepWaiting && !slices.Contains(b.holders()[0].Keys, p.Key) {
+			if restarts++; restarts > 1 {
+				return
+			}
+			stop()
+			stop = restart()
+			if escrow.KeysOf(b.Vault).Primary() != old {
+				t.Error("the new key encrypts before all know it")
+			}
+			check()
+		}
+	}
+	id, err := r.Run(t.Context())
+	b.must(err)
+	if restarts != 1 {
+		t.Errorf("started anew %d times", restarts)
+	}
+	if k := escrow.KeysOf(b.Vault); k.Primary() != id || len(k.List()) != 2 {
+		t.Errorf("the process has %v", k.List())
+	}
+	b.seal(message([]byte("after the rotation")))
+	if m := b.boxKeys(); len(m) != 1 || m[id] == 0 {
+		t.Errorf("boxes %v, the key is %s", m, id)
+	}
+	check()
+	if to, err := b.db.PrimaryKey(t.Context()); err != nil || to != "" {
+		t.Errorf("after the end: %q, %v", to, err)
+	}
+	stop()
+	stop = restart() // with the new key alone
+	check()
+	stop()
+}
+
+func (b *bench) holders() []escrow.KeyHolder {
+	b.t.Helper()
+	list, err := b.db.KeyHolders(b.t.Context(), time.Now().Add(-time.Minute))
+	b.must(err)
+	return list
+}

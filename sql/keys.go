@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -188,6 +189,25 @@ func (db *DB) EndRotation(ctx context.Context, to string, now time.Time) (begun 
 		return auditKey(ctx, tx, now, audit.Details{"what": "rotation ended", "key": to})
 	})
 	return begun, err
+}
+
+// MakePrimary tells processes that this key encrypts, until the rotation to it ends.
+func (db *DB) MakePrimary(ctx context.Context, key string) error {
+	id, err := strconv.ParseUint(key, 16, 32)
+	if err != nil {
+		return fmt.Errorf("key %q is none", key)
+	}
+	return db.write(ctx, func(tx *dbsql.Tx) error {
+		_, err := tx.ExecContext(ctx, `INSERT INTO meta (name, value) VALUES ('primary_key', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value`, int64(id))
+		return err
+	})
+}
+
+// PrimaryKey returns the key that is to encrypt, of the rotation under way.
+func (db *DB) PrimaryKey(ctx context.Context) (key string, err error) {
+	err = db.r.QueryRowContext(ctx, `SELECT coalesce((SELECT r.to_key FROM key_rotation r JOIN meta m ON m.name = 'primary_key' AND m.value >= 0
+		AND r.to_key = printf('%08x', m.value) WHERE r.done_at IS NULL), '')`).Scan(&key)
+	return key, db.explain(err)
 }
 
 // OpenRotation returns where a rotation under way goes to.
