@@ -186,7 +186,7 @@ func (p *destinationPages) one(w http.ResponseWriter, r *http.Request) {
 		First  bool
 		Look   string // the page that asks whether to look anew; "": who looks may not
 		Done   bool   // it was
-	}{First: before <= 0, Done: form.Get("done") == "look"}
+	}{First: before <= 0, Done: adminpage.Said(w, r) == "look"}
 	if v, ok := adminlogin.ViewerOf(r.Context()); ok && v.Operator && p.look != nil && len(found) > 0 {
 		data.Look = pathOf(dest) + "/look"
 	}
@@ -258,7 +258,8 @@ func (p *destinationPages) doLook(w http.ResponseWriter, r *http.Request) {
 		troublePage.Render(w, r, http.StatusInternalServerError, "Trouble", "It could not be looked at: "+err.Error())
 		return
 	}
-	http.Redirect(w, r, pathOf(dest)+"?done=look", http.StatusSeeOther)
+	adminpage.Say(w, pathOf(dest), "look")
+	http.Redirect(w, r, pathOf(dest), http.StatusSeeOther)
 }
 
 func (p *destinationPages) trouble(w http.ResponseWriter, r *http.Request, err error) {

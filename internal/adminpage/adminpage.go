@@ -140,6 +140,25 @@ func (t *Template) Render(w http.ResponseWriter, r *http.Request, status int, ti
 	w.Write(b.Bytes())
 }
 
+// saidCookie keeps for a moment what was done, so that the page after it says so. It is no part of the
+// address: a link from elsewhere must not have a page say that something was done.
+const saidCookie = "postseal_said"
+
+// Say has the page at path (escaped) say by [Said] that word was done, once, to who does it now.
+func Say(w http.ResponseWriter, path, word string) {
+	http.SetCookie(w, &http.Cookie{Name: saidCookie, Value: word, Path: path, MaxAge: 60, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+}
+
+// Said returns what [Say] was given, and forgets it; "" for nothing.
+func Said(w http.ResponseWriter, r *http.Request) string {
+	c, err := r.Cookie(saidCookie)
+	if err != nil || c.Value == "" {
+		return ""
+	}
+	http.SetCookie(w, &http.Cookie{Name: saidCookie, Path: r.URL.EscapedPath(), MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	return c.Value
+}
+
 type signedKey struct{}
 
 type signed struct{ Name, Role string }

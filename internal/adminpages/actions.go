@@ -13,6 +13,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/seal"
+	"github.com/postseal/postseal/internal/adminpage"
 	"github.com/postseal/postseal/internal/listing"
 )
 
@@ -242,7 +243,8 @@ func (p *Pages) doItem(w http.ResponseWriter, r *http.Request, a *action) error 
 	} else if err != nil {
 		return err
 	}
-	http.Redirect(w, r, itemPath(it.ID)+"?done="+a.name, http.StatusSeeOther)
+	adminpage.Say(w, itemPath(it.ID), a.name)
+	http.Redirect(w, r, itemPath(it.ID), http.StatusSeeOther)
 	return nil
 }
 
@@ -268,10 +270,9 @@ func words(err error) string {
 	return stateErrors[i].words
 }
 
-// doneText is what is said after something was done: the address only names it, so that no link
-// puts words into a page.
-func doneText(r *http.Request) string {
-	name := r.URL.Query().Get("done")
+// doneText is what is said after something was done.
+func doneText(w http.ResponseWriter, r *http.Request) string {
+	name := adminpage.Said(w, r)
 	for _, a := range append(slices.Clone(itemActions), unlock) {
 		if a.name == name {
 			return a.done
@@ -302,6 +303,7 @@ func (p *Pages) doUnlock(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	http.Redirect(w, r, personPath(address)+"?done="+unlock.name, http.StatusSeeOther)
+	adminpage.Say(w, personPath(address), unlock.name)
+	http.Redirect(w, r, personPath(address), http.StatusSeeOther)
 	return nil
 }

@@ -231,7 +231,7 @@ func TestLooks(t *testing.T) {
 	visit("items-bad", "/items?from=%22%3E", &fakeStore{}, nil)
 	visit("item", "/items/"+testID(0), fullStore(), nil)
 	visit("item-unknown", "/items/"+testID(99), fullStore(), nil)
-	visit("item-operator", "/items/"+testID(0)+"?done=hold", fullStore(), withActions(&fakeActions{}, true))
+	visit("item-operator", "/items/"+testID(0), fullStore(), withActions(&fakeActions{}, true))
 	visit("item-retract", "/items/"+testID(0)+"/retract", fullStore(), withActions(&fakeActions{}, true))
 	visit("item-hold", "/items/"+testID(0)+"/hold", opens(false), withActions(&fakeActions{}, true))
 	visit("item-extend", "/items/"+testID(0)+"/extend", fullStore(), withActions(&fakeActions{}, true))

@@ -116,7 +116,7 @@ func (p *Pages) message(w http.ResponseWriter, r *http.Request) error {
 		MoreHistory string
 		Done        string
 		Actions     []link
-	}{item, showMessages(found.All), f.pager(found.Next, found.Partial, len(found.All)), showEntries(history.All), "", doneText(r), p.actionsOn(ctx, &item)}
+	}{item, showMessages(found.All), f.pager(found.Next, found.Partial, len(found.All)), showEntries(history.All), "", doneText(w, r), p.actionsOn(ctx, &item)}
 	if history.Next != nil {
 		data.MoreHistory = "/audit?item=" + id
 	}

@@ -272,7 +272,7 @@ func (f form) pager(next listing.Key, partial bool, found int) pager {
 	with := func(after string) string {
 		v := url.Values{}
 		for name, list := range f.values {
-			if name != "after" && name != "done" && len(list) > 0 && list[0] != "" {
+			if name != "after" && len(list) > 0 && list[0] != "" {
 				v.Set(name, list[0])
 			}
 		}

@@ -123,7 +123,7 @@ func (p *Pages) person(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	data.Done = doneText(r)
+	data.Done = doneText(w, r)
 	if p.mayOperate(ctx) && !data.Locked.IsZero() {
 		data.Unlock = personPath(address) + "/unlock"
 	}
