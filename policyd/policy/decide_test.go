@@ -130,7 +130,9 @@ func TestNoScopeWeakensAnother(t *testing.T) {
 func TestTheStrictestVerificationCounts(t *testing.T) {
 	words := []string{"", "code", "account", "passphrase"}
 	modes := []string{"", "recoverable", "sealed"}
-	rule := func(i, m int) Found { return (&Rule{Requirement: Encryption, Verify: words[i], Mode: modes[m]}).Found() }
+	rule := func(i, m int) Found {
+		return (&Rule{Requirement: Encryption, Verify: words[i], Mode: modes[m]}).Found()
+	}
 	for a := range words {
 		for b := range words {
 			for c := range words {

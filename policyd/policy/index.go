@@ -25,23 +25,31 @@ func appendRecord(b []byte, terms uint32, pattern, note string) []byte {
 	return append(append(b, pattern...), note...)
 }
 
-func (r records) u16(at uint32) int { return int(r[at]) | int(r[at+1])<<8 }
+// head is the first bytes of a record.
+type head uint64
 
-func (r records) terms(at uint32) uint32 { return uint32(r.u16(at)) | uint32(r.u16(at+2))<<16 }
+func (r records) head(at uint32) head {
+	b := r[at : at+recordHead] // read at once
+	return head(b[0]) | head(b[1])<<8 | head(b[2])<<16 | head(b[3])<<24 | head(b[4])<<32 | head(b[5])<<40 | head(b[6])<<48 | head(b[7])<<56
+}
+
+func (h head) terms() uint32 { return uint32(h) }
+
+func (h head) pattern() int { return int(h >> 32 & 0xffff) } // its length
+
+func (h head) note() int { return int(h >> 48) }
+
+func (r records) terms(at uint32) uint32 { return r.head(at).terms() }
 
 func (r records) pattern(at uint32) string {
 	from := int(at) + recordHead
-	return string(r[from : from+r.u16(at+4)])
-}
-
-func (r records) note(at uint32) string {
-	from := int(at) + recordHead + r.u16(at+4)
-	return string(r[from : from+r.u16(at+6)])
+	return string(r[from : from+r.head(at).pattern()])
 }
 
 // next returns where the record behind the one at at stands.
 func (r records) next(at uint32) uint32 {
-	return at + recordHead + uint32(r.u16(at+4)+r.u16(at+6))
+	h := r.head(at)
+	return at + recordHead + uint32(h.pattern()+h.note())
 }
 
 // domainOf returns the domain of an address pattern, and what has no @ as it is.

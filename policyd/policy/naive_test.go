@@ -402,7 +402,15 @@ func TestIndexComparesKeys(t *testing.T) {
 	if at, _ := x.probe(s.records, "a.example", h); at == 0 {
 		t.Error("not found")
 	}
-	if at, _ := x.probe(s.records, "c.example", h); at != 0 {
-		t.Errorf("found %s", s.at(at))
+	if f := s.getHashed(x, "a.example", h); f.Pattern != "a.example" {
+		t.Errorf("found %s", f)
+	}
+	for _, other := range []string{"c.example", "a.exampl", "a.example2"} {
+		if at, _ := x.probe(s.records, other, h); at != 0 {
+			t.Errorf("found %s", s.at(at))
+		}
+		if f := s.getHashed(x, other, h); !f.None() {
+			t.Errorf("found %s", f)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"time"
@@ -66,7 +67,13 @@ func (s *Snapshot) live(yield func(f Found, at uint32) bool) {
 
 // at returns the rule that stands at at.
 func (s *Snapshot) at(at uint32) Found {
-	return Found{s.terms[s.records.terms(at)], s.records.pattern(at), s.records.note(at)}
+	return s.read(s.records.head(at), at)
+}
+
+func (s *Snapshot) read(h head, at uint32) Found {
+	from := int(at) + recordHead
+	to := from + h.pattern()
+	return Found{s.terms[h.terms()], string(s.records[from:to]), string(s.records[to : to+h.note()])}
 }
 
 // Get returns the rule with exactly this canonical pattern, or none.
@@ -77,11 +84,29 @@ func (s *Snapshot) Get(scope Scope, pattern string) Found {
 	return s.get(&s.by[scope][patternForm(scope, pattern)], pattern)
 }
 
+// get is x.find of an index by pattern, and at, in one: it is on the way of each answer.
 func (s *Snapshot) get(x *index, key string) Found {
-	if at, _ := x.find(s.records, key); at != 0 {
-		return s.at(at)
+	if x.n == 0 {
+		return Found{}
 	}
-	return Found{}
+	return s.getHashed(x, key, maphash.String(seed, key))
+}
+
+func (s *Snapshot) getHashed(x *index, key string, h uint64) Found {
+	mask, tag := uint64(len(x.slots)-1), uint32(h>>32)
+	for i := h & mask; ; i = (i + 1) & mask {
+		at := x.slots[i].at
+		if at == 0 {
+			return Found{}
+		}
+		if x.slots[i].tag != tag {
+			continue
+		}
+		head := s.records.head(at)
+		if from := int(at) + recordHead; head.pattern() == len(key) && string(s.records[from:from+len(key)]) == key {
+			return s.read(head, at)
+		}
+	}
 }
 
 // filter says which of the rules that cover something count.
@@ -91,7 +116,7 @@ type filter struct {
 	not string // pattern of one that does not
 }
 
-func (w filter) takes(f Found) bool {
+func (w *filter) takes(f *Found) bool {
 	return f.Terms != nil && (w.any || f.Active(w.now)) && (w.not == "" || f.Pattern != w.not)
 }
 
@@ -138,13 +163,13 @@ func (s *Snapshot) Lookup(scope Scope, a Address, now time.Time) Found {
 			}
 		}
 	}
-	return s.lookupDomain(scope, a.Domain, filter{now: now})
+	return s.lookupDomain(scope, a.Domain, &filter{now: now})
 }
 
 // LookupDomain returns the most specific recipient rule for a whole domain (or
 // a next-hop's host name): the domain, its nearest parent, *; none if there is none.
 func (s *Snapshot) LookupDomain(domain string, now time.Time) Found {
-	return s.lookupDomain(ByRecipient, domain, filter{now: now})
+	return s.lookupDomain(ByRecipient, domain, &filter{now: now})
 }
 
 // NormalNexthop returns the form in which next-hops are compared: lower case,
@@ -181,26 +206,26 @@ func (s *Snapshot) ByNexthop(hop string, now time.Time) []*Terms {
 // Exempts reports whether an address of domain is exempt at now from what holds
 // for the domain: mail to it goes by the domain's next-hop without any demand.
 func (s *Snapshot) Exempts(domain string, now time.Time) bool {
-	f := s.get(&s.exempt, domain)
-	return f.Terms != nil && f.Active(now)
+	at, _ := s.exempt.find(s.records, domain)
+	return at != 0 && s.at(at).Active(now)
 }
 
-func (s *Snapshot) lookupDomain(scope Scope, domain string, w filter) Found {
+func (s *Snapshot) lookupDomain(scope Scope, domain string, w *filter) Found {
 	if domain != "" {
-		if f := s.get(&s.by[scope][formDomain], domain); w.takes(f) {
+		if f := s.get(&s.by[scope][formDomain], domain); w.takes(&f) {
 			return f
 		}
 		if parents := &s.by[scope][formParent]; parents.n > 0 && domain[0] != '[' {
 			for i := 0; i < len(domain); i++ {
 				if domain[i] == '.' {
-					if f := s.get(parents, domain[i:]); w.takes(f) {
+					if f := s.get(parents, domain[i:]); w.takes(&f) {
 						return f
 					}
 				}
 			}
 		}
 	}
-	if f := s.get(&s.by[scope][formAny], "*"); w.takes(f) {
+	if f := s.get(&s.by[scope][formAny], "*"); w.takes(&f) {
 		return f
 	}
 	return Found{}
@@ -250,9 +275,9 @@ func (s *Snapshot) LookupLogin(login string, now time.Time) Found {
 // Broader returns the rule that f falls under: the next, less specific one of
 // its scope, in force or not; none if there is none.
 func (s *Snapshot) Broader(f Found) Found {
-	other := filter{any: true, not: f.Pattern}
+	other := &filter{any: true, not: f.Pattern}
 	or := func(b Found) Found {
-		if other.takes(b) {
+		if other.takes(&b) {
 			return b
 		}
 		return Found{}
@@ -264,7 +289,7 @@ func (s *Snapshot) Broader(f Found) Found {
 		i := strings.LastIndexByte(f.Pattern, '@')
 		if f.Scope == ByLogin {
 			if i >= 0 {
-				if b := s.Get(ByLogin, f.Pattern[i:]); other.takes(b) {
+				if b := s.Get(ByLogin, f.Pattern[i:]); other.takes(&b) {
 					return b
 				}
 			}
@@ -274,7 +299,7 @@ func (s *Snapshot) Broader(f Found) Found {
 			return or(s.Get(f.Scope, "*"))
 		}
 		if base, ok := s.delimiters.Split(f.Pattern[:i]); ok {
-			if b := s.Get(f.Scope, base+f.Pattern[i:]); other.takes(b) {
+			if b := s.Get(f.Scope, base+f.Pattern[i:]); other.takes(&b) {
 				return b
 			}
 		}
@@ -289,7 +314,7 @@ func (s *Snapshot) Broader(f Found) Found {
 	if parents := &s.by[f.Scope][formParent]; parents.n > 0 {
 		for i := 1; i < len(f.Pattern); i++ {
 			if f.Pattern[i] == '.' {
-				if b := s.get(parents, f.Pattern[i:]); other.takes(b) {
+				if b := s.get(parents, f.Pattern[i:]); other.takes(&b) {
 					return b
 				}
 			}
