@@ -13,8 +13,10 @@ import (
 	"github.com/postseal/postseal/policyd/policy"
 )
 
-// chunkSize is the length of a stored chunk of ciphertext, in bytes.
-const chunkSize = 1 << 20
+// chunkSize is the length of a stored chunk of ciphertext, in bytes. It is the most that
+// is held of a message while who reads it is slow; much smaller ones cost a query each,
+// and SQLite more work at its index. Chunks from before have 1 MiB.
+const chunkSize = 256 << 10
 
 // partRaw is the part of an item that is the raw message.
 const partRaw = "raw"

@@ -204,7 +204,7 @@ func (b *bench) read(p *escrow.Pickup, token string) []byte {
 func TestWhatIsSealedComesBackByteForByte(t *testing.T) {
 	const mib = 1 << 20
 	sizes := []int{0, 1, 2, 1000, 20*mib + 7}
-	for _, at := range []int{mib, 2 * mib} {
+	for _, at := range []int{mib / 16, mib / 4, mib / 2, mib} {
 		for d := -60; d <= 60; d += 10 { // around segments and chunks, with their headers and tags
 			sizes = append(sizes, at+d)
 		}

@@ -336,8 +336,8 @@ func (db *DB) end(ctx context.Context, state, by string, now time.Time, cond str
 	return ended, err
 }
 
-// sweepChunks is how many chunks of 1 MiB one transaction of Sweep deletes: other
-// writers wait meanwhile.
+// sweepChunks is how many chunks, of 1 MiB at most, one transaction of Sweep deletes:
+// other writers wait meanwhile.
 const sweepChunks = 16
 
 // settlementsKept is how long it is remembered what was done with a message:

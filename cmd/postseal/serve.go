@@ -230,6 +230,7 @@ func serve(ctx context.Context, cfg *config, log *slog.Logger) error {
 	})
 	g.Go(func() error { return named("keys", health.watch(ctx, s.helo)) })
 	g.Go(func() error { return watchTriggers(ctx, cfg, s, rules.Load, time.Minute, log) })
+	g.Go(func() error { return paceCollector(ctx) })
 	g.Go(func() error { return watchdog(ctx, log, func(context.Context) error { return ctx.Err() }) })
 	notifyReady(log)
 	log.Info("ready", "rules", rules.Load().Len())

@@ -42,15 +42,23 @@ type base64Reader struct {
 	err  error
 }
 
-func (b *base64Reader) Read(p []byte) (int, error) {
-	for len(b.out) == 0 && b.err == nil {
-		b.fill()
+// Read fills p, so that a download is not written in small pieces.
+func (b *base64Reader) Read(p []byte) (n int, err error) {
+	for n < len(p) {
+		if len(b.out) == 0 {
+			if b.err != nil {
+				break
+			}
+			b.fill()
+			continue
+		}
+		c := copy(p[n:], b.out)
+		b.out = b.out[c:]
+		n += c
 	}
-	if len(b.out) == 0 {
+	if n == 0 && len(p) > 0 {
 		return 0, b.err
 	}
-	n := copy(p, b.out)
-	b.out = b.out[n:]
 	return n, nil
 }
 

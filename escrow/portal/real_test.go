@@ -28,6 +28,7 @@ import (
 type realSite struct {
 	t      *testing.T
 	vault  *escrow.Vault
+	site   http.Handler
 	client *http.Client
 	self   string // URL of the message
 	log    *lockedLog
@@ -80,6 +81,7 @@ func newRealSite(t *testing.T, letter string) *realSite {
 	must(err)
 	h, err = portal.New(portal.Config{Vault: s.vault, Replies: s.vault, BaseURL: base, Log: log})
 	must(err)
+	s.site = h
 	_, err = s.vault.Seal(t.Context(), escrow.Message{
 		Sender: "doc@clinic.example", Recipients: []escrow.Recipient{{Address: "jane@old.example", Verify: escrow.VerifyCode}}, QueueID: "4Q1",
 		Digest: sha256.Sum256([]byte(letter)), Size: int64(len(letter)),

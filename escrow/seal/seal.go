@@ -28,6 +28,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/aead/subtle"
 	"github.com/tink-crypto/tink-go/v2/keyset"
 	"github.com/tink-crypto/tink-go/v2/streamingaead"
+	"github.com/tink-crypto/tink-go/v2/streamingaead/aesgcmhkdf"
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
@@ -52,9 +53,33 @@ func AD(purpose string, parts ...string) []byte {
 // Key encrypts one message.
 type Key struct{ handle *keyset.Handle }
 
-// NewKey makes a key (AES256_GCM_HKDF_1MB).
+// segmentSize is the length of a segment of ciphertext under a new key, in bytes. Whoever
+// reads or writes holds two or three of them in memory. Keys from before have segments of
+// 1 MiB: the length is part of the key.
+const segmentSize = 64 << 10
+
+// newKeyParameters are those of AES256_GCM_HKDF_1MB, but for the length of a segment.
+var newKeyParameters = func() *aesgcmhkdf.Parameters {
+	p, err := aesgcmhkdf.NewParameters(aesgcmhkdf.ParametersOpts{
+		KeySizeInBytes: 32, DerivedKeySizeInBytes: 32, HKDFHashType: aesgcmhkdf.SHA256, SegmentSizeInBytes: segmentSize,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return p
+}()
+
+// NewKey makes a key: AES-256-GCM, under a key that HKDF-SHA256 derives for each stream.
 func NewKey() (*Key, error) {
-	h, err := keyset.NewHandle(streamingaead.AES256GCMHKDF1MBKeyTemplate())
+	m := keyset.NewManager()
+	id, err := m.AddNewKeyFromParameters(newKeyParameters)
+	if err == nil {
+		err = m.SetPrimary(id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("seal: new key: %w", err)
+	}
+	h, err := m.Handle()
 	if err != nil {
 		return nil, fmt.Errorf("seal: new key: %w", err)
 	}
@@ -62,7 +87,7 @@ func NewKey() (*Key, error) {
 }
 
 // Encrypt returns a writer that encrypts a part of an item onto w. Closing it
-// ends the ciphertext and leaves w open. It holds one segment of 1 MiB.
+// ends the ciphertext and leaves w open. It holds one segment, as plain and as ciphertext.
 func (k *Key) Encrypt(w io.Writer, item, part string) (io.WriteCloser, error) {
 	s, err := streamingaead.New(k.handle)
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tink-crypto/tink-go/v2/aead"
 	"github.com/tink-crypto/tink-go/v2/keyset"
+	"github.com/tink-crypto/tink-go/v2/streamingaead"
 	"github.com/tink-crypto/tink-go/v2/testkeyset"
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
@@ -64,7 +65,7 @@ func must[T any](t *testing.T) func(T, error) T {
 
 func TestVectors(t *testing.T) {
 	if *update {
-		writeVector(t, filepath.Join("testdata", "v1.json"))
+		writeVector(t, filepath.Join("testdata", "v1-64kib.json")) // segments of 64 KiB; v1.json has 1 MiB
 	}
 	files, _ := filepath.Glob("testdata/v*.json")
 	if len(files) == 0 {
@@ -196,29 +197,36 @@ func TestAWrapOpensOnlyWithEverything(t *testing.T) {
 }
 
 func TestCiphertextIsBoundAndWhole(t *testing.T) {
-	k := must[*Key](t)(NewKey())
-	plain := bytes.Repeat([]byte("0123456789"), 250_000)
-	c := encrypt(t, k, "item", "raw", plain)
-	open := func(c []byte, item, part string) error {
-		r, err := k.Decrypt(bytes.NewReader(c), item, part)
-		if err != nil {
+	// As keys were made before, with segments of 1 MiB.
+	long := &Key{must[*keyset.Handle](t)(keyset.NewHandle(streamingaead.AES256GCMHKDF1MBKeyTemplate()))}
+	for segment, k := range map[int]*Key{segmentSize: must[*Key](t)(NewKey()), 1 << 20: long} {
+		plain := bytes.Repeat([]byte("0123456789"), 400_000)
+		c := encrypt(t, k, "item", "raw", plain)
+		open := func(c []byte, item, part string) error {
+			r, err := k.Decrypt(bytes.NewReader(c), item, part)
+			if err != nil {
+				return err
+			}
+			got, err := io.ReadAll(r)
+			if err == nil && !bytes.Equal(got, plain) {
+				t.Errorf("segments of %d bytes: %d bytes came back as %d others", segment, len(plain), len(got))
+			}
 			return err
 		}
-		_, err = io.ReadAll(r)
-		return err
-	}
-	if err := open(c, "item", "raw"); err != nil {
-		t.Fatal(err)
-	}
-	flipped := bytes.Clone(c)
-	flipped[len(c)/2] ^= 1
-	for name, err := range map[string]error{
-		"another item": open(c, "itex", "raw"), "another part": open(c, "item", "rax"), "flipped": open(flipped, "item", "raw"),
-		"cut": open(c[:len(c)-1], "item", "raw"), "cut at a segment": open(c[:2<<20], "item", "raw"), "empty": open(nil, "item", "raw"),
-		"longer": open(append(bytes.Clone(c), 0), "item", "raw"),
-	} {
-		if err == nil {
-			t.Errorf("%s: opens", name)
+		if err := open(c, "item", "raw"); err != nil {
+			t.Fatal(err)
+		}
+		flipped, swapped := bytes.Clone(c), bytes.Clone(c)
+		flipped[len(c)/2] ^= 1
+		copy(swapped[segment:], c[2*segment:3*segment])
+		for name, err := range map[string]error{
+			"another item": open(c, "itex", "raw"), "another part": open(c, "item", "rax"), "flipped": open(flipped, "item", "raw"),
+			"cut": open(c[:len(c)-1], "item", "raw"), "cut at a segment": open(c[:2*segment], "item", "raw"), "empty": open(nil, "item", "raw"),
+			"longer": open(append(bytes.Clone(c), 0), "item", "raw"), "a segment in another's place": open(swapped, "item", "raw"),
+		} {
+			if err == nil {
+				t.Errorf("segments of %d bytes, %s: opens", segment, name)
+			}
 		}
 	}
 }

@@ -30,9 +30,9 @@ const (
 // and downloaded, one, two and four at once; each time in a process of its own.
 func large(ctx context.Context, s *settings, dir string) error {
 	heading("Memory of postseal serve above idle, in MiB: messages of 50 MB at once, taken by LMTP, opened and downloaded over HTTP")
-	fmt.Printf("  %-4s %8s %8s %8s %10s %9s %9s %14s\n", "", "idle", "taken", "opened", "downloaded", "a file", "most", "each further")
+	fmt.Printf("  %-4s %8s %8s %8s %10s %9s %7s %9s %14s\n", "", "idle", "taken", "opened", "downloaded", "a file", "CPU s", "most", "each further")
 	var one int64
-	for _, n := range []int{1, 2, 4} {
+	for _, n := range []int{1, 2, 4, 8} {
 		sub, err := os.MkdirTemp(dir, "large-")
 		if err != nil {
 			return err
@@ -84,6 +84,7 @@ func (s *settings) largeAtOnce(ctx context.Context, dir string, n int) (int64, e
 	time.Sleep(time.Second)
 	idle := p.resident()
 	var most int64
+	cpu := p.cpu()
 	step := func(do func(i int) error) (string, error) {
 		if err := p.forgetPeak(); err != nil {
 			return "", err
@@ -115,7 +116,8 @@ func (s *settings) largeAtOnce(ctx context.Context, dir string, n int) (int64, e
 		}
 		line = append(line, above)
 	}
-	fmt.Printf("  %-4d %8s %8s %8s %10s %9s %9s", n, line[0], line[1], line[2], line[3], line[4], mib(most))
+	each := (p.cpu() - cpu).Seconds() / float64(n)
+	fmt.Printf("  %-4d %8s %8s %8s %10s %9s %7.2f %9s", n, line[0], line[1], line[2], line[3], line[4], each, mib(most))
 	return most, nil
 }
 
