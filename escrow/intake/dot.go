@@ -2,6 +2,7 @@ package intake
 
 import (
 	"bufio"
+	"bytes"
 	"io"
 )
 
@@ -34,6 +35,21 @@ func (d *dotReader) Read(p []byte) (n int, err error) {
 		}
 		if n > 0 && d.r.Buffered() == 0 {
 			break // give what there is
+		}
+		if d.state == inLine {
+			// Nothing but a CR means anything here: what there is before the next, at once.
+			here, _ := d.r.Peek(min(d.r.Buffered(), len(p)-n))
+			if i := bytes.IndexByte(here, '\r'); i >= 0 {
+				here = here[:i]
+			}
+			if len(here) > 0 {
+				n += copy(p[n:], here)
+				if _, err := d.r.Discard(len(here)); err != nil {
+					d.err = err
+					break
+				}
+				continue
+			}
 		}
 		c, err := d.r.ReadByte()
 		if err != nil {

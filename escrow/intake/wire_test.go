@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
@@ -391,23 +392,30 @@ func FuzzDotReader(f *testing.F) {
 	f.Add([]byte(".\r\n"))
 	f.Add([]byte(".\rx\r\n..\r\n\r\r\n.\r\nQUIT\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		br := bufio.NewReaderSize(bytes.NewReader(in), 16)
-		got, err := io.ReadAll(newDotReader(br))
-		full := append([]byte("\r\n"), in...)
-		end := bytes.Index(full, []byte("\r\n.\r\n"))
-		if end < 0 {
-			if !errors.Is(err, io.ErrUnexpectedEOF) {
-				t.Fatalf("no end, and no error: %v", err)
-			}
-			return
-		}
-		want := strings.ReplaceAll(string(full[:end+2]), "\r\n.", "\r\n")[2:]
-		if err != nil || string(got) != want {
-			t.Fatalf("got %q, %v, want %q", got, err, want)
-		}
-		rest, _ := io.ReadAll(br)
-		if string(rest) != string(full[end+5:]) {
-			t.Fatalf("what follows: %q, want %q", rest, full[end+5:])
+		for _, size := range []int{16, 4096} {
+			dotted(t, in, bufio.NewReaderSize(bytes.NewReader(in), size))
+			dotted(t, in, bufio.NewReaderSize(iotest.OneByteReader(bytes.NewReader(in)), size))
 		}
 	})
+}
+
+// dotted holds what dotReader makes of in, which br reads, against what RFC 5321 says.
+func dotted(t *testing.T, in []byte, br *bufio.Reader) {
+	got, err := io.ReadAll(newDotReader(br))
+	full := append([]byte("\r\n"), in...)
+	end := bytes.Index(full, []byte("\r\n.\r\n"))
+	if end < 0 {
+		if !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Fatalf("no end, and no error: %v", err)
+		}
+		return
+	}
+	want := strings.ReplaceAll(string(full[:end+2]), "\r\n.", "\r\n")[2:]
+	if err != nil || string(got) != want {
+		t.Fatalf("got %q, %v, want %q", got, err, want)
+	}
+	rest, _ := io.ReadAll(br)
+	if string(rest) != string(full[end+5:]) {
+		t.Fatalf("what follows: %q, want %q", rest, full[end+5:])
+	}
 }
