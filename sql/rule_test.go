@@ -492,12 +492,6 @@ func BenchmarkLoadAMillionRules(b *testing.B) {
 	}
 	b.Logf("one more rule: %v", time.Since(start))
 	for b.Loop() {
-		rules, v, err := db.Rules(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, err := policy.NewSnapshot(v, rules, "+"); err != nil {
-			b.Fatal(err)
-		}
+		loaded(b, db, nil)
 	}
 }
