@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"slices"
 	"strings"
+	"unique"
 
 	"github.com/postseal/postseal/policyd/policy"
 )
@@ -52,8 +53,9 @@ type fact struct {
 	version  uint16
 	verified bool
 	dane     daneState
-	stranger bool   // the domain's MTA-STS policy does not name the host
-	names    string // parted by newlines
+	stranger bool                  // the domain's MTA-STS policy does not name the host
+	names    string                // parted by newlines
+	many     unique.Handle[string] // keeps names that are many in memory once
 }
 
 // daneState is how a host stands to its TLSA records.
@@ -85,6 +87,9 @@ func (r *Result) evidence() evidence {
 					f.names = strings.Join(a.Cert.Names, "\n")
 					if f.names == f.host {
 						f.names = f.host // in memory once
+					} else if len(f.names) > manyNames {
+						f.many = unique.Make(f.names)
+						f.names = f.many.Value()
 					}
 				}
 			}
@@ -110,6 +115,11 @@ func daneStateOf(mx *MXResult, a *AddressResult) daneState {
 	}
 	return daneMismatch
 }
+
+// manyNames is from how many bytes on the names of a certificate are worth to be searched
+// for others that are the same: a hoster's mail hosts have one certificate and a name of
+// each customer's.
+const manyNames = 64
 
 // vouches reports whether the host's certificate matches its TLSA records.
 func (f *fact) vouches() bool { return f.dane == daneMatch && f.state == policy.Works }

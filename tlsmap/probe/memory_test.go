@@ -91,8 +91,8 @@ func TestNamesAreKept(t *testing.T) {
 			}
 		}
 	}
-	if size := unsafe.Sizeof(entry{}); size > 48 {
-		t.Errorf("an entry takes %d bytes", size)
+	if e, k := unsafe.Sizeof(entry{}), unsafe.Sizeof(known{}); e > 48 || k > 32 {
+		t.Errorf("an entry takes %d bytes, and what is known of it %d", e, k)
 	}
 }
 
@@ -288,6 +288,25 @@ func TestEvidenceIsShared(t *testing.T) {
 		}
 	}
 	t.Errorf("%d evidences are kept, %d before", len(evidences.m), before)
+}
+
+// TestManyNamesAreKeptOnce: the names of a certificate that many hosts have are in memory
+// once, also where the hosts' own names differ.
+func TestManyNamesAreKeptOnce(t *testing.T) {
+	of := func(dest string) string {
+		ev := sharedResult(dest, "mx."+dest, func(r *Result) {
+			names := make([]string, 20)
+			for i := range names {
+				names[i] = fmt.Sprintf("mx.customer%d.example", i)
+			}
+			r.MX[0].Addresses[0].Cert.Names = names
+		}).evidence()
+		return shared(dest, &ev).facts[0].names
+	}
+	a, b := of("customer1.example"), of("customer2.example")
+	if a != b || unsafe.StringData(a) != unsafe.StringData(b) {
+		t.Error("kept twice")
+	}
 }
 
 // TestPublishedSurvivesARestart: what a destination publishes is known after a restart,
