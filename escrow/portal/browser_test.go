@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,61 +21,24 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 // browser starts a real Chromium for a test, with nothing from before. Without one
-// the test is skipped; in CI it fails.
+// browser starts a real Chromium for a test.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("skipped in short mode: starts Chromium")
-	}
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
-		}
-		t.Skip("no Chromium on this machine: apt-get install chromium")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
-		// Nothing but loopback has a name.
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
-	)
-	if os.Geteuid() == 0 {
-		opts = append(opts, chromedp.NoSandbox)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute) // what is stuck; a busy machine is not
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(func() { chromedp.Cancel(ctx); cancel() })
-	do(t, ctx, chromedp.Navigate("about:blank"))
-	return ctx
+	return chromium.Start(t, chromium.OnlyLoopback)
 }
 
 func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.Fatal(err)
-	}
+	chromium.Do(t, ctx, steps...)
 }
 
 func eval[T any](t *testing.T, ctx context.Context, js string) T {
 	t.Helper()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
-	if err != nil {
-		t.Fatalf("%.60s: %v", js, err)
-	}
-	return v
+	return chromium.Eval[T](t, ctx, js)
 }
 
 // submit presses something that leads to another page, and waits for that.
@@ -89,12 +51,13 @@ func submit(t *testing.T, ctx context.Context, step chromedp.Action[chromedp.Voi
 
 func scheme(t *testing.T, ctx context.Context, name string) {
 	t.Helper()
-	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	chromium.Scheme(t, ctx, name)
+}
+
+// accessible fails the test for what axe-core finds on the page that is open.
+func accessible(t *testing.T, ctx context.Context, where string) {
+	t.Helper()
+	chromium.Accessible(t, ctx, where)
 }
 
 // contrast finds texts whose contrast to what lies behind them is below 4.5

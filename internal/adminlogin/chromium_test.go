@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/postseal/postseal/internal/adminlogin"
 	"github.com/postseal/postseal/internal/adminlogin/idp"
 	"github.com/postseal/postseal/internal/adminpage"
+	labchromium "github.com/postseal/postseal/internal/lab/chromium"
 	"github.com/postseal/postseal/internal/lab/fakeidp"
 )
 
@@ -28,47 +27,17 @@ type chromium struct {
 
 func newChromium(t *testing.T) *chromium {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("skipped in short mode: starts Chromium")
-	}
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
-		}
-		t.Skip("no Chromium on this machine: apt-get install chromium")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
-	)
-	if os.Geteuid() == 0 {
-		opts = append(opts, chromedp.NoSandbox)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // what is stuck; a busy machine is not
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(func() { chromedp.Cancel(ctx); cancel() })
-	return &chromium{t, ctx}
+	return &chromium{t, labchromium.Start(t, labchromium.OnlyLoopback)}
 }
 
 func (c *chromium) do(steps ...chromedp.Action[chromedp.Void]) {
 	c.Helper()
-	if err := chromedp.Do(c.ctx, steps...); err != nil {
-		c.Fatal(err)
-	}
+	labchromium.Do(c.T, c.ctx, steps...)
 }
 
 func (c *chromium) eval(js string) string {
 	c.Helper()
-	s, err := chromedp.Run(c.ctx, chromedp.Evaluate[string](js))
-	if err != nil {
-		c.Fatalf("%.60s: %v", js, err)
-	}
-	return s
+	return labchromium.Eval[string](c.T, c.ctx, js)
 }
 
 // sees waits for a text on the page.
@@ -103,21 +72,7 @@ func (c *chromium) fits(what string) {
 // accessible runs axe-core on the page.
 func (c *chromium) accessible(what string) {
 	c.Helper()
-	script, err := os.ReadFile("../../escrow/portal/testdata/axe/axe.min.js")
-	if err != nil {
-		c.Fatal(err)
-	}
-	c.eval(string(script) + `; "loaded"`)
-	found, err := chromedp.Run(c.ctx, chromedp.Evaluate[string](`(async () => {
-		const r = await axe.run(document, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]});
-		if (r.passes.length < 10) return "only " + r.passes.length + " rules passed";
-		return r.violations.map(v => v.id + ": " + v.nodes.map(n => n.html).join(" ")).join("\n"); })()`, chromedp.EvalAwaitPromise))
-	if err != nil {
-		c.Fatal(err)
-	}
-	if found != "" {
-		c.Errorf("%s: %s", what, found)
-	}
+	labchromium.Accessible(c.T, c.ctx, what)
 }
 
 var signedInPage = adminpage.New(`{{define "content"}}<p>Here it is.</p>{{end}}`)

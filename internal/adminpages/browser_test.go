@@ -6,115 +6,35 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/chromium"
 	"github.com/postseal/postseal/internal/listing"
 )
 
-// browser starts a real Chromium for a test, with nothing from before. Without one
-// the test is skipped; in CI it fails.
+// browser starts a real Chromium for a test.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("skipped in short mode: starts Chromium")
-	}
-	var path string
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
-		}
-		t.Skip("no Chromium on this machine: apt-get install chromium")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
-		// Nothing but loopback has a name.
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
-	)
-	if os.Geteuid() == 0 {
-		opts = append(opts, chromedp.NoSandbox)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute) // what is stuck; a busy machine is not
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
-	t.Cleanup(cancel)
-	ctx, cancel = chromedp.NewContext(ctx)
-	t.Cleanup(func() { chromedp.Cancel(ctx); cancel() })
-	do(t, ctx, chromedp.Navigate("about:blank"))
-	return ctx
+	return chromium.Start(t, chromium.OnlyLoopback)
 }
 
 func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
 	t.Helper()
-	if err := chromedp.Do(ctx, steps...); err != nil {
-		t.Fatal(err)
-	}
+	chromium.Do(t, ctx, steps...)
 }
 
 func eval[T any](t *testing.T, ctx context.Context, js string) T {
 	t.Helper()
-	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
-	if err != nil {
-		t.Fatalf("%.60s: %v", js, err)
-	}
-	return v
-}
-
-func scheme(t *testing.T, ctx context.Context, name string) {
-	t.Helper()
-	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: name}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// axe is axe-core (Deque Systems, MPL 2.0), which checks a page against WCAG.
-var axe = sync.OnceValues(func() ([]byte, error) {
-	return os.ReadFile("../../escrow/portal/testdata/axe/axe.min.js")
-})
-
-// runAxe asks for every rule of WCAG 2.0 to 2.2, levels A and AA, that a program can
-// check (contrast is one of them), and the best practices.
-const runAxe = `(async () => {
-  const r = await axe.run(document, {resultTypes: ["violations"],
-    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]});
-  if (r.passes.length < 10) return ["only " + r.passes.length + " rules passed: was the page checked?"];
-  return r.violations.flatMap(v => v.nodes.map(n => v.id + ": " + v.help + ": " + n.target.join(" ") + " " + n.html.slice(0, 120)));
-})()`
-
-func accessible(t *testing.T, ctx context.Context, where string) {
-	t.Helper()
-	script, err := axe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	eval[int](t, ctx, string(script)+"\n;0")
-	findings, err := chromedp.Run(ctx, chromedp.Evaluate[[]string](runAxe, chromedp.EvalAwaitPromise))
-	if err != nil {
-		t.Fatalf("%s: axe-core: %v", where, err)
-	}
-	for _, finding := range findings {
-		t.Errorf("%s: %s", where, finding)
-	}
+	return chromium.Eval[T](t, ctx, js)
 }
 
 // focusable are the places of a page that Tab has to come to.
@@ -171,13 +91,13 @@ func TestLooks(t *testing.T) {
 			do(t, ctx, chromedp.Navigate(srv.URL+path))
 			for _, width := range []int64{320, 390, 768, 1280} { // 320 is 1280 at 400 % zoom
 				for _, mode := range []string{"light", "dark"} {
-					scheme(t, ctx, mode)
+					chromium.Scheme(t, ctx, mode)
 					do(t, ctx, chromedp.EmulateViewport(width, 800))
 					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 						t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
 					}
 					if width == 390 && mode == "light" || width == 1280 && mode == "dark" || width == 320 && mode == "dark" {
-						accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
+						chromium.Accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
 					}
 					if dir != "" && (width == 390 || width == 1280) {
 						shot, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))

@@ -10,6 +10,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/postseal/postseal/internal/lab"
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 // TestPasskeyInChromium is the pickup of a recipient who enrols: a message through a
@@ -21,7 +22,7 @@ func TestPasskeyInChromium(t *testing.T) {
 	const pat = "pat@plain.example"
 	first := s.send("doc@own.example", pat)
 	link := s.sealed(first, pat)
-	ctx := chromium(t)
+	ctx := chromium.Start(t)
 	do := func(steps ...chromedp.Action[chromedp.Void]) {
 		t.Helper()
 		if err := chromedp.Do(ctx, steps...); err != nil {

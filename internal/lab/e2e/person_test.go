@@ -20,6 +20,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/postseal/postseal/internal/lab"
+	"github.com/postseal/postseal/internal/lab/chromium"
 	"github.com/postseal/postseal/internal/lab/fakesmtp"
 )
 
@@ -42,7 +43,7 @@ type person struct {
 
 func newPerson(t *testing.T) *person {
 	t.Helper()
-	return &person{t: t, ctx: chromium(t)}
+	return &person{t: t, ctx: chromium.Start(t)}
 }
 
 func (p *person) do(what string, step chromedp.Action[chromedp.Void]) {

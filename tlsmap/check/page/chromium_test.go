@@ -4,44 +4,20 @@ import (
 	"context"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/chromedp"
 
+	"github.com/postseal/postseal/internal/lab/chromium"
 	"github.com/postseal/postseal/tlsmap/check"
 )
 
 // A person types a domain in a real browser, without scripts, on a telephone's width,
 // waits, and sees the report.
 func TestPageInChromium(t *testing.T) {
-	if testing.Short() {
-		t.Skip("skipped in short mode: starts Chromium")
-	}
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("no Chromium on this machine, and CI wants it: apt-get install chromium")
-		}
-		t.Skip("no Chromium on this machine: apt-get install chromium")
-	}
-	opts := append(chromedp.DefaultExecAllocatorOptions[:],
-		chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()),
-		chromedp.Flag("disable-gpu", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-quic", true),
-		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"),
-	)
-	if os.Geteuid() == 0 {
-		opts = append(opts, chromedp.NoSandbox)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // what is stuck; a busy machine is not
-	defer cancel()
-	ctx, cancel = chromedp.NewExecAllocator(ctx, opts...)
-	defer cancel()
-	ctx, cancel = chromedp.NewContext(ctx)
-	defer func() { chromedp.Cancel(ctx); cancel() }()
-
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	srv := httptest.NewServer(New(Options{Listen: "127.0.0.1:8646", Check: func(_ context.Context, domain string) *check.Report {
 		time.Sleep(500 * time.Millisecond)
 		return report(domain)
