@@ -5,7 +5,6 @@ import (
 	"io"
 	"os"
 	"syscall"
-	"unsafe"
 )
 
 // exchange reads and answers until there is an error.
@@ -45,14 +44,14 @@ func (c *Conn) exchange() error {
 func (c *Conn) ready(fd int) (done bool, why error) {
 	for {
 		room := c.in[c.end:]
-		n, errno := transfer(syscall.SYS_READ, fd, room)
+		n, err := readNow(fd, room)
 		switch {
-		case errno == syscall.EINTR:
+		case err == syscall.EINTR:
 			continue
-		case errno == syscall.EAGAIN:
+		case err == syscall.EAGAIN:
 			return false, nil
-		case errno != 0:
-			return true, os.NewSyscallError("read", errno)
+		case err != nil:
+			return true, os.NewSyscallError("read", err)
 		case n == 0:
 			return true, io.EOF
 		case !c.took(n, func(b []byte) error { return c.send(fd, b) }):
@@ -65,24 +64,14 @@ func (c *Conn) ready(fd int) (done bool, why error) {
 
 // send writes b: at once, as far as the peer takes it.
 func (c *Conn) send(fd int, b []byte) error {
-	n, errno := transfer(syscall.SYS_WRITE, fd, b)
+	n, err := writeNow(fd, b)
 	switch {
-	case errno == 0 && n == len(b):
+	case err == nil && n == len(b):
 		return nil
-	case errno == 0:
+	case err == nil:
 		b = b[n:]
-	case errno != syscall.EAGAIN && errno != syscall.EINTR:
-		return os.NewSyscallError("write", errno)
+	case err != syscall.EAGAIN && err != syscall.EINTR:
+		return os.NewSyscallError("write", err)
 	}
 	return c.write(b)
-}
-
-// transfer reads or writes b, which is not empty, without a word to the scheduler: sockets
-// of package net don't block.
-func transfer(trap uintptr, fd int, b []byte) (int, syscall.Errno) {
-	n, _, errno := syscall.RawSyscall(trap, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
 }
