@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// Where what lives on the heap is little, the collector runs when half of it has been
-// added, not when it has doubled: what is added is mostly what is read of large messages.
-// With a large one, of very many rules, that would cost more time than it saves memory.
+// Where what lives on the heap is little, the collector runs when a quarter of it has been
+// added, not when it has doubled: what is added is mostly what is read of large messages,
+// and a small heap is soon looked through. With a large one, of very many rules, that would
+// cost more time than it saves memory.
 const (
 	smallHeap, largeHeap   = 32 << 20, 64 << 20 // bytes; in between it stays as it is
-	smallGrowth, goGrowth  = 50, 100            // per cent of what lives
+	smallGrowth, goGrowth  = 25, 100            // per cent of what lives
 	collectorWatchInterval = time.Minute
 )
 
