@@ -160,7 +160,8 @@ func (m *mail) question() policy.Question {
 
 func (m *mail) atRecipient(ctx context.Context) (action, error) {
 	s, question := m.server, m.question()
-	if !m.required.Required() && s.cfg.Engine.Plain(&question) {
+	var a policy.Answer
+	if !m.required.Required() && s.cfg.Engine.Plain(&question, &a) {
 		return dunno, nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DecisionTime)

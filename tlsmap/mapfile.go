@@ -185,11 +185,11 @@ func (w *writer) answerFor(ctx context.Context, pattern string) (string, error) 
 		return text, err
 	}
 	wide.cfg.Engine = &engine
-	if engine.Plain(&question) {
+	var d policy.Answer
+	if engine.Plain(&question, &d) {
 		return "", nil
 	}
-	d, err := engine.Decide(ctx, question)
-	if err != nil {
+	if err := engine.Complete(ctx, &question, &d); err != nil {
 		return "", err
 	}
 	text, err := wide.road(&d)

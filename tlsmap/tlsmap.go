@@ -274,7 +274,8 @@ func (s *Server) transport(ctx context.Context, key string) (string, error) {
 	}
 	pinned := s.cfg.Pins != nil && s.cfg.Pins.Has(foldedKey(key, a))
 	question := policy.Question{Recipient: a, SenderUnknown: true}
-	if !pinned && s.cfg.Engine.Plain(&question) {
+	var d policy.Answer
+	if !pinned && s.cfg.Engine.Plain(&question, &d) {
 		return "", nil
 	}
 	patient := within(ctx, s.cfg.DecisionTime)
@@ -292,8 +293,7 @@ func (s *Server) transport(ctx context.Context, key string) (string, error) {
 		}
 		return s.splitEncryption, nil
 	}
-	d, err := s.cfg.Engine.Decide(ctx, question)
-	if err != nil {
+	if err := s.cfg.Engine.Complete(ctx, &question, &d); err != nil {
 		return "", err
 	}
 	return s.road(&d)

@@ -179,6 +179,12 @@ func (v Verdict) Required() bool { return v.Allowed.Required() && v.Reason != Ow
 // then TLS, then the escrow. It never returns a channel that one of the scopes
 // forbids, except for recipients of own domains, whose mail does not leave.
 func Decide(in Input) Verdict {
+	v := demanded(&in)
+	return v.settled(&in)
+}
+
+// demanded is what the rules say, before anything is chosen by it.
+func demanded(in *Input) Verdict {
 	v := Verdict{Allowed: in.Floor.Channels()}
 	for r := range in.rules {
 		v.Allowed &= r.Requirement.Channels()
@@ -196,11 +202,17 @@ func Decide(in Input) Verdict {
 		}
 		v.Nexthop = in.Recipient.Nexthop
 	}
+	return v
+}
+
+// settled is v with the channel that is chosen, by where the recipient is and what is known of
+// the destination.
+func (v Verdict) settled(in *Input) Verdict {
 	if in.Own {
 		v.Channel, v.Reason = Plain, OwnDomain
 		return v
 	}
-	v.Channel, v.Reason = prefer(&in, v.Allowed)
+	v.Channel, v.Reason = prefer(in, v.Allowed)
 	if v.Channel == TLS {
 		v.TLS.Level = max(v.TLS.Level, LevelEncrypt)
 	}

@@ -83,9 +83,11 @@ func (a *Answer) Destination(recipient Address) string {
 }
 
 // Plain reports that no rule forbids plain delivery: Decide would say
-// [NothingRequired]. It does no I/O and does not allocate.
-func (e *Engine) Plain(q *Question) bool {
-	in := e.gather(q)
+// [NothingRequired]. It does no I/O and does not allocate. What it has looked up is in a, for
+// [Engine.Complete].
+func (e *Engine) Plain(q *Question, a *Answer) bool {
+	in := &a.Input
+	e.gather(q, in)
 	allowed := in.Floor.Channels()
 	for r := range in.rules {
 		allowed &= r.Requirement.Channels()
@@ -104,9 +106,9 @@ func (e *Engine) observe(c Channel) {
 }
 
 // gather looks up the rules that a question falls under.
-func (e *Engine) gather(q *Question) Input {
+func (e *Engine) gather(q *Question, in *Input) {
 	rules, now := e.Rules(), e.Now()
-	in := Input{
+	*in = Input{
 		Login:          rules.LookupLogin(q.Login, now),
 		Content:        q.Content,
 		Recipient:      rules.Lookup(ByRecipient, q.Recipient, now),
@@ -133,49 +135,60 @@ func (e *Engine) gather(q *Question) Input {
 	if !q.Original.IsNull() && q.Original.Folded() != q.Recipient.Folded() {
 		in.Original = rules.Lookup(ByRecipient, q.Original, now)
 	}
-	return in
 }
 
 // Decide answers a question. It asks Own, Routes and Postures only where a rule
 // forbids plain delivery. An error means that the verdict is not known: the
 // caller defers, and never lets the message pass.
 func (e *Engine) Decide(ctx context.Context, q Question) (Answer, error) {
-	a, err := e.decide(ctx, q)
-	if err == nil {
-		e.observe(a.Channel)
-	}
+	var a Answer
+	e.gather(&q, &a.Input)
+	err := e.Complete(ctx, &q, &a)
 	return a, err
 }
 
-func (e *Engine) decide(ctx context.Context, q Question) (Answer, error) {
-	in := e.gather(&q)
-	v := Decide(in)
-	if !v.Allowed.Required() {
-		return Answer{Verdict: v, Input: in}, nil
+// Complete is Decide with the rules in a that [Engine.Plain] has just looked up for the same
+// question. After an error nothing in a counts.
+func (e *Engine) Complete(ctx context.Context, q *Question, a *Answer) error {
+	if err := e.complete(ctx, q, a); err != nil {
+		*a = Answer{}
+		return err
+	}
+	e.observe(a.Channel)
+	return nil
+}
+
+func (e *Engine) complete(ctx context.Context, q *Question, a *Answer) error {
+	in := &a.Input
+	d := demanded(in)
+	a.Verdict = d.settled(in)
+	if !a.Allowed.Required() {
+		return nil
 	}
 	own, err := e.Own.Own(ctx, q.Recipient.Domain)
 	if err != nil {
-		return Answer{}, fmt.Errorf("own domains: %w", err)
+		return fmt.Errorf("own domains: %w", err)
 	}
 	if own {
 		in.Own = true
-		return Answer{Verdict: Decide(in), Input: in}, nil
+		a.Verdict = d.settled(in)
+		return nil
 	}
-	a := Answer{Nexthop: v.Nexthop}
+	a.Nexthop = a.Verdict.Nexthop
 	if a.Nexthop == "" {
 		route, err := e.Routes.Route(ctx, q.Recipient)
 		if err != nil {
-			return Answer{}, fmt.Errorf("route of %s: %w", q.Recipient.Domain, err)
+			return fmt.Errorf("route of %s: %w", q.Recipient.Domain, err)
 		}
 		a.Nexthop, a.Blocked = route.Nexthop, route.Blocked
 	}
 	if q.Fresh != nil {
 		in.Posture = *q.Fresh
 	} else {
-		in.Posture = e.Postures.Posture(a.Destination(q.Recipient), v.TLS)
+		in.Posture = e.Postures.Posture(a.Destination(q.Recipient), a.TLS)
 	}
-	a.Verdict, a.Input = Decide(in), in
-	return a, nil
+	a.Verdict = d.settled(in)
+	return nil
 }
 
 // Sender returns what sender and login require of every recipient: the
