@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # test.sh runs every test: all packages with the race detector, and beside them
 # those on a real Postfix, which mostly wait, several at a time, each in a namespace
-# of its own; then the portal's pages in a real Chromium. At the end it says what was
+# of its own; then the pages in a real Chromium. At the end it says what was
 # skipped and why. Under CI=true a skipped test is a failure.
 #
 # A test on a real Postfix that ran out of patience is run once more, alone, and
@@ -14,7 +14,9 @@ trap 'rm -rf "$out"' EXIT
 mkdir "$out/bed" "$out/log"
 mapfile -t unit < <(go list ./... | grep -vE '/internal/lab(/e2e)?$')
 
+# The pages are visited by themselves: the race detector makes that slow, and has nothing to see.
 pages='^Test(Looks|Browser)'
+mapfile -t paged < <(grep -rlE --include='*_test.go' 'func Test(Looks|Browser)' . | xargs -n 1 dirname | sort -u)
 slow='^Test(Attacks|Adversary|TLSThatVanishes|Torture|Destinations)$' # these first
 BEDS=${BEDS:-4}
 
@@ -42,7 +44,7 @@ all=$(names lab/e2e; names lab)
 } | xargs -P "$BEDS" -L 1 bash -c 'bed "$0" "$1"' &
 go test -race -timeout 18m -v -skip "$pages" "${unit[@]}" >"$out/log/unit" 2>&1
 code=$?
-go test -timeout 10m -v -run "$pages" ./escrow/portal >"$out/log/pages" 2>&1 || code=1
+go test -timeout 10m -v -run "$pages" "${paged[@]}" >"$out/log/pages" 2>&1 || code=1
 wait $!
 
 cat "$out"/bed/* >"$out/log/bed"
