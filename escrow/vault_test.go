@@ -22,6 +22,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/notify"
+	"github.com/postseal/postseal/internal/lab/logtext"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -95,22 +96,7 @@ func (b *bench) vault(keyFile string, change ...func(*escrow.Options)) *escrow.V
 }
 
 // lockedBuffer is a log that is read while a server still writes it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type lockedBuffer = logtext.Log
 
 func message(body []byte, recipients ...escrow.Recipient) escrow.Message {
 	if recipients == nil {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/postseal/postseal/internal/lab/logtext"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -202,22 +203,7 @@ func newSession(t testing.TB, s *Server, sender, login string) *session {
 }
 
 // logged collects log lines.
-type logged struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type logged struct{ logtext.Log }
 
 func (l *logged) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/postseal/postseal/internal/audit"
+	"github.com/postseal/postseal/internal/lab/logtext"
 )
 
 // fakeAudit keeps checkpoints in memory.
@@ -69,22 +70,7 @@ func (f *fakeAudit) fail(err error) {
 }
 
 // loggedText is a log that is read while it is written.
-type loggedText struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *loggedText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *loggedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type loggedText = logtext.Log
 
 // TestACheckpointADay lets five days pass, one of them with a database that is locked
 // for an hour, and one with a file that can't be written.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/logtext"
 	"github.com/postseal/postseal/policyd/policy"
 )
 
@@ -369,22 +370,7 @@ type bed struct {
 	stop   func() // and wait
 }
 
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
+type syncBuffer = logtext.Log
 
 func newBed(t *testing.T, chunks bool) *bed {
 	t.Helper()

@@ -18,11 +18,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // wholeSite is a portal with all that there is, and the paths below its root of a
@@ -321,29 +319,7 @@ func winmail(names ...string) []byte {
 }
 
 // grew tells how much more memory was in use at the highest while f ran, in MB.
-func grew(f func()) int {
-	runtime.GC()
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	before, peak := m.HeapAlloc, m.HeapAlloc
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			case <-time.After(2 * time.Millisecond):
-				runtime.ReadMemStats(&m)
-				peak = max(peak, m.HeapAlloc)
-			}
-		}
-	}()
-	f()
-	close(stop)
-	<-stopped
-	return int(peak-before) >> 20
-}
+func grew(f func()) int { return int(peak(f) >> 20) }
 
 // Mails that are made to grow when they are taken apart are shown as far as it goes, in
 // bounded memory.

@@ -30,6 +30,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/brand"
+	"github.com/postseal/postseal/internal/httphost"
 )
 
 // Vault keeps the messages. [escrow.Vault] is one.
@@ -123,7 +124,7 @@ func New(c Config) (http.Handler, error) {
 		inbox:     c.Inbox,
 		accounts:  c.Accounts,
 		base:      strings.TrimRight("/"+strings.TrimLeft(b.Path, "/"), "/"),
-		host:      canonicalHost(b.Host, b.Scheme),
+		host:      httphost.Canonical(b.Host, b.Scheme),
 		secure:    b.Scheme == "https",
 		proxies:   c.TrustedProxies,
 		log:       c.Log,

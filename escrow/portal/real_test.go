@@ -14,12 +14,12 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/escrow/portal"
+	"github.com/postseal/postseal/internal/lab/logtext"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -35,22 +35,7 @@ type realSite struct {
 }
 
 // lockedLog is a log that is read while the server still writes it.
-type lockedLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedLog) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type lockedLog = logtext.Log
 
 func newRealSite(t *testing.T, letter string) *realSite {
 	t.Helper()

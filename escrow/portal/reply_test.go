@@ -779,7 +779,7 @@ func peak(f func()) int64 {
 			select {
 			case <-stop:
 				return
-			case <-time.After(5 * time.Millisecond):
+			case <-time.After(2 * time.Millisecond):
 				runtime.ReadMemStats(&m)
 				most = max(most, m.HeapAlloc)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/postseal/postseal/escrow"
 	"github.com/postseal/postseal/internal/audit"
+	"github.com/postseal/postseal/internal/httphost"
 )
 
 // handler answers a request, or returns why it can't; guard makes a page of that.
@@ -180,7 +180,7 @@ func (p *portal) checkOrigin(r *http.Request) error {
 	if p.secure {
 		scheme = "https"
 	}
-	if canonicalHost(strings.TrimSpace(host), scheme) != p.host {
+	if httphost.Canonical(strings.TrimSpace(host), scheme) != p.host {
 		return errOtherHost
 	}
 	if r.Method == http.MethodGet || r.Method == http.MethodHead {
@@ -198,28 +198,11 @@ func (p *portal) checkOrigin(r *http.Request) error {
 		return nil
 	default:
 		s, h, ok := strings.Cut(origin, "://")
-		if !ok || s+"://"+canonicalHost(h, s) != p.origin {
+		if !ok || s+"://"+httphost.Canonical(h, s) != p.origin {
 			return errCrossOrigin
 		}
 		return nil
 	}
-}
-
-// canonicalHost returns a host as hosts are compared: in lower case, without a
-// trailing dot and the scheme's own port.
-func canonicalHost(host, scheme string) string {
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = strings.Trim(host, "[]"), ""
-	}
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if strings.Contains(name, ":") {
-		name = "[" + name + "]"
-	}
-	if port == "" || scheme == "https" && port == "443" || scheme == "http" && port == "80" {
-		return name
-	}
-	return name + ":" + port
 }
 
 // fromProxy reports whether the peer may say on whose behalf it asks.
@@ -261,25 +244,13 @@ func (p *portal) clientAddr(r *http.Request) netip.Addr {
 	}
 	chain := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(chain) - 1; i >= 0; i-- {
-		a := parseForwarded(chain[i])
+		a := httphost.Forwarded(chain[i])
 		if !a.IsValid() {
 			break
 		}
 		if !p.trusted(a) {
 			return a
 		}
-	}
-	return netip.Addr{}
-}
-
-// parseForwarded reads one address of X-Forwarded-For, with or without a port.
-func parseForwarded(s string) netip.Addr {
-	s = strings.TrimSpace(s)
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return a.Unmap()
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap()
 	}
 	return netip.Addr{}
 }

@@ -1,7 +1,6 @@
 package portal
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,11 +19,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/logtext"
 )
 
 // The escrow is what the portal wants.
@@ -56,17 +55,7 @@ type running struct {
 	stop func() error
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-func (l *lockedBuffer) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
+type lockedBuffer = logtext.Log
 
 func run(t *testing.T, vault Vault, base string, ln net.Listener, config *tls.Config) *running {
 	t.Helper()
@@ -314,14 +303,4 @@ func TestOneClientCannotTakeAllConnections(t *testing.T) {
 }
 
 // lockedLog is a log that is read while it is written.
-type lockedLog struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-func (l *lockedLog) String() string { l.mu.Lock(); defer l.mu.Unlock(); return l.b.String() }
+type lockedLog = logtext.Log

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/postseal/postseal/internal/lab/logtext"
 )
 
 const most = 40_000
@@ -46,24 +48,12 @@ func (l plainListener) Accept() (net.Conn, error) {
 }
 
 // log keeps what is said.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
+type log struct{ logtext.Log }
 
 func (l *log) waitFor(t *testing.T, text string) {
 	t.Helper()
 	for range 2000 {
-		l.mu.Lock()
-		said := l.b.String()
-		l.mu.Unlock()
-		if strings.Contains(said, text) {
+		if strings.Contains(l.String(), text) {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -226,8 +216,8 @@ func TestEndsOfConnections(t *testing.T) {
 				if err := stop(); err != nil {
 					t.Error(err)
 				}
-				if tt.says == "" && said.b.Len() > 0 {
-					t.Error(said.b.String())
+				if tt.says == "" && said.String() != "" {
+					t.Error(said.String())
 				}
 			})
 		})
@@ -261,8 +251,8 @@ func TestShutdown(t *testing.T) {
 		if got, err := io.ReadAll(c); string(got) != "1 a\n1 b\n" || err != nil {
 			t.Errorf("%q, %v", got, err)
 		}
-		if err := <-ended; err != nil || said.b.Len() > 0 {
-			t.Error(err, said.b.String())
+		if err := <-ended; err != nil || said.String() != "" {
+			t.Error(err, said.String())
 		}
 	})
 }

@@ -1,11 +1,12 @@
 package adminlogin
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/postseal/postseal/internal/httphost"
 )
 
 // overTLS reports whether the browser speaks TLS: with us, or with the proxy that
@@ -30,7 +31,7 @@ func local(r *http.Request) bool {
 // sameHost reports whether a request is for admin-url. Without one every host is that
 // adminpage.Guard lets through.
 func (l *Login) sameHost(r *http.Request) bool {
-	return l.url == nil || canonicalHost(r.Host, l.url.Scheme) == canonicalHost(l.url.Host, l.url.Scheme)
+	return l.url == nil || httphost.Canonical(r.Host, l.url.Scheme) == httphost.Canonical(l.url.Host, l.url.Scheme)
 }
 
 // sameOrigin reports whether what is no GET was sent by a page of ours, or by no browser.
@@ -53,24 +54,7 @@ func (l *Login) sameOrigin(r *http.Request) bool {
 		scheme = "https"
 	}
 	s, host, ok := strings.Cut(origin, "://")
-	return ok && s == scheme && canonicalHost(host, s) == canonicalHost(r.Host, s)
-}
-
-// canonicalHost returns a host as hosts are compared: in lower case, without a trailing
-// dot and the scheme's own port.
-func canonicalHost(host, scheme string) string {
-	name, port, err := net.SplitHostPort(host)
-	if err != nil {
-		name, port = strings.Trim(host, "[]"), ""
-	}
-	name = strings.TrimSuffix(strings.ToLower(name), ".")
-	if strings.Contains(name, ":") {
-		name = "[" + name + "]"
-	}
-	if port == "" || scheme == "https" && port == "443" || scheme == "http" && port == "80" {
-		return name
-	}
-	return name + ":" + port
+	return ok && s == scheme && httphost.Canonical(host, s) == httphost.Canonical(r.Host, s)
 }
 
 // client returns the address of who asks: the peer, or, where a proxy on this machine
@@ -86,22 +70,10 @@ func (l *Login) client(r *http.Request) netip.Addr {
 	}
 	chain := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for i := len(chain) - 1; i >= 0; i-- {
-		a := forwarded(chain[i])
+		a := httphost.Forwarded(chain[i]).WithZone("")
 		if !a.IsLoopback() {
 			return a
 		}
-	}
-	return netip.Addr{}
-}
-
-// forwarded reads one address of X-Forwarded-For, with or without a port.
-func forwarded(s string) netip.Addr {
-	s = strings.TrimSpace(s)
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return a.Unmap().WithZone("")
-	}
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return ap.Addr().Unmap().WithZone("")
 	}
 	return netip.Addr{}
 }

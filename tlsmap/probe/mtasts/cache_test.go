@@ -1,7 +1,6 @@
 package mtasts
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/postseal/postseal/internal/lab/logtext"
 	"github.com/postseal/postseal/policyd/policy"
 	"github.com/postseal/postseal/tlsmap/probe"
 )
@@ -177,22 +177,7 @@ type bed struct {
 }
 
 // logged is a log that is read while it is written.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type logged = logtext.Log
 
 // inBubble runs f with a cache that knows nothing; Run does not run.
 func inBubble(t *testing.T, f func(t *testing.T, b *bed), change ...func(*Options)) {
