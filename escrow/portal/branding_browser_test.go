@@ -9,6 +9,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/postseal/postseal/escrow/words"
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 // TestLooksOfLanguages looks at branded pages in every language: the brand's style
@@ -16,7 +17,7 @@ import (
 // contrast, no language's words are too wide for 320 pixels, and Arabic pages run
 // from right to left.
 func TestLooksOfLanguages(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
 	for _, l := range words.Languages() {
 		t.Run(l.Tag, func(t *testing.T) {
@@ -27,34 +28,34 @@ func TestLooksOfLanguages(t *testing.T) {
 				if err := clearCookies(ctx); err != nil {
 					t.Fatal(err)
 				}
-				do(t, ctx, chromedp.EmulateViewport(360, 740))
+				chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740))
 				open(t, ctx, s, state)
 				for _, mode := range []string{"light", "dark"} {
-					scheme(t, ctx, mode)
-					do(t, ctx, chromedp.EmulateViewport(320, 740))
-					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+					chromium.Scheme(t, ctx, mode)
+					chromium.Do(t, ctx, chromedp.EmulateViewport(320, 740))
+					if over := chromium.Eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 						t.Errorf("%q scrolls sideways by %d", state, over)
 					}
-					if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
+					if bad := chromium.Eval[[]string](t, ctx, contrast); len(bad) > 0 {
 						t.Errorf("%s, %q: too little contrast: %q", mode, state, bad)
 					}
 					if state == "/nowhere" {
 						continue
 					}
-					if got := eval[string](t, ctx, `document.documentElement.lang + " " + getComputedStyle(document.body).direction`); got != l.Tag+" "+l.Dir {
+					if got := chromium.Eval[string](t, ctx, `document.documentElement.lang + " " + getComputedStyle(document.body).direction`); got != l.Tag+" "+l.Dir {
 						t.Errorf("%q: the page is %s", state, got)
 					}
 					want := map[string]string{"light": "rgb(0, 105, 92)", "dark": "rgb(128, 203, 196)"}[mode]
-					if got := eval[string](t, ctx, `getComputedStyle(document.querySelector("a")).color`); got != want {
+					if got := chromium.Eval[string](t, ctx, `getComputedStyle(document.querySelector("a")).color`); got != want {
 						t.Errorf("%s, %q: links are %s, want %s", mode, state, got, want)
 					}
-					if !eval[bool](t, ctx, `document.querySelector("img.logo").naturalWidth > 0`) {
+					if !chromium.Eval[bool](t, ctx, `document.querySelector("img.logo").naturalWidth > 0`) {
 						t.Errorf("%q: the logo is not shown", state)
 					}
 					if dir == "" {
 						continue
 					}
-					do(t, ctx, chromedp.EmulateViewport(360, 740))
+					chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740))
 					name := "brand" + map[string]string{"": "", "#open": "-open", "#wrong": "-wrong", "#message": "-message"}[state]
 					picture(t, ctx, filepath.Join(dir, fmt.Sprintf("%s-%s-360-%s.png", name, l.Tag, mode)))
 				}

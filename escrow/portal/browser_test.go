@@ -24,40 +24,12 @@ import (
 	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
-// browser starts a real Chromium for a test, with nothing from before. Without one
-// browser starts a real Chromium for a test.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	return chromium.Start(t, chromium.OnlyLoopback)
-}
-
-func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	chromium.Do(t, ctx, steps...)
-}
-
-func eval[T any](t *testing.T, ctx context.Context, js string) T {
-	t.Helper()
-	return chromium.Eval[T](t, ctx, js)
-}
-
 // submit presses something that leads to another page, and waits for that.
 func submit(t *testing.T, ctx context.Context, step chromedp.Action[chromedp.Void]) {
 	t.Helper()
 	if _, err := chromedp.RunResponse(ctx, step); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func scheme(t *testing.T, ctx context.Context, name string) {
-	t.Helper()
-	chromium.Scheme(t, ctx, name)
-}
-
-// accessible fails the test for what axe-core finds on the page that is open.
-func accessible(t *testing.T, ctx context.Context, where string) {
-	t.Helper()
-	chromium.Accessible(t, ctx, where)
 }
 
 // contrast finds texts whose contrast to what lies behind them is below 4.5
@@ -83,7 +55,7 @@ const contrast = `(() => {
 // scrolls sideways at 320 pixels, every text has its contrast, nothing is loaded
 // but the page. Set POSTSEAL_SCREENSHOTS to a directory to look at them.
 func TestLooks(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	visit := func(name string, vault *fakeVault, change func(*testSite) (path string)) {
 		t.Run(name, func(t *testing.T) {
 			s := newTestSite(t, vault, func(c *Config) { c.Replies = looksOfReplies() })
@@ -91,7 +63,7 @@ func TestLooks(t *testing.T) {
 			if err := clearCookies(ctx); err != nil {
 				t.Fatal(err)
 			}
-			do(t, ctx, chromedp.EmulateViewport(360, 740))
+			chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740))
 			var mu sync.Mutex
 			var requests []string
 			listen, stop := context.WithCancel(ctx)
@@ -178,23 +150,23 @@ func looks(t *testing.T, ctx context.Context, name string) {
 	}
 	for _, width := range widths {
 		for _, mode := range []string{"light", "dark"} {
-			scheme(t, ctx, mode)
-			do(t, ctx, chromedp.EmulateViewport(width, 740))
-			if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+			chromium.Scheme(t, ctx, mode)
+			chromium.Do(t, ctx, chromedp.EmulateViewport(width, 740))
+			if over := chromium.Eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 				t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
 			}
-			if bad := eval[[]string](t, ctx, contrast); len(bad) > 0 {
+			if bad := chromium.Eval[[]string](t, ctx, contrast); len(bad) > 0 {
 				t.Errorf("%s, %d pixels: too little contrast: %q", mode, width, bad)
 			}
 			if width == 320 && mode == "light" || width == 1280 && mode == "dark" {
-				accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
+				chromium.Accessible(t, ctx, fmt.Sprintf("%s, %d pixels", mode, width))
 			}
 			if dir != "" {
 				picture(t, ctx, filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, mode)))
 			}
 		}
 	}
-	if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+	if small := chromium.Eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,textarea,summary,a")].filter(e => e.checkVisibility() && !e.closest(".text,.facts,p:not(.buttons)") && e.getBoundingClientRect().height < 44).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
 		t.Errorf("too low for a finger: %q", small)
 	}
 	if dir == "" {
@@ -211,22 +183,22 @@ const focusable = `[...document.querySelectorAll("a[href],button,input:not([type
 // everything that can be used, and where it is can be seen.
 func tabs(t *testing.T, ctx context.Context) {
 	t.Helper()
-	n := eval[int](t, ctx, focusable+`.length`)
+	n := chromium.Eval[int](t, ctx, focusable+`.length`)
 	var unseen []string
 	for range n + 20 { // a frame has places of its own
 		keys(t, ctx, kb.Tab)
-		if at := eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
+		if at := chromium.Eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
 			const s = getComputedStyle(e); return e === document.body || e.tagName === "IFRAME" || s.outlineStyle === "solid" && parseFloat(s.outlineWidth) >= 2 ? "" : e.outerHTML.slice(0, 80); })(document.activeElement)`); at != "" {
 			unseen = append(unseen, at)
 		}
-		if eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
+		if chromium.Eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
 			break
 		}
 	}
 	if len(unseen) > 0 {
 		t.Errorf("the focus is not seen at %q", unseen)
 	}
-	if left := eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
+	if left := chromium.Eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
 		t.Errorf("Tab does not come to %q", left)
 	}
 }
@@ -235,25 +207,25 @@ func tabs(t *testing.T, ctx context.Context) {
 func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 	t.Helper()
 	if state == "/nowhere" {
-		do(t, ctx, chromedp.Navigate(s.link[:strings.Index(s.link, "/m/")]+state))
+		chromium.Do(t, ctx, chromedp.Navigate(s.link[:strings.Index(s.link, "/m/")]+state))
 		return
 	}
 	path, steps, _ := strings.Cut(state, "#")
 	if steps == "refused" { // a form on another site
-		do(t, ctx, chromedp.Navigate("about:blank"))
-		eval[int](t, ctx, `document.body.innerHTML = '<form method="post" action="`+s.link+`/code"><button></button></form>', 0`)
+		chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
+		chromium.Eval[int](t, ctx, `document.body.innerHTML = '<form method="post" action="`+s.link+`/code"><button></button></form>', 0`)
 		submit(t, ctx, chromedp.Click(chromedp.CSS("button")))
 		return
 	}
-	do(t, ctx, chromedp.Navigate(s.link+path))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link+path))
 	send := func() { submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/code"] button`))) }
 	enter := func(what string) {
-		do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), what))
+		chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), what))
 		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/verify"] button`)))
 	}
 	switch steps {
 	case "open":
-		do(t, ctx, chromedp.Click(chromedp.CSS("form+details summary")), chromedp.Click(chromedp.CSS("#safe")))
+		chromium.Do(t, ctx, chromedp.Click(chromedp.CSS("form+details summary")), chromedp.Click(chromedp.CSS("#safe")))
 	case "sent":
 		send()
 	case "wrong":
@@ -263,18 +235,18 @@ func open(t *testing.T, ctx context.Context, s *testSite, state string) {
 		enter("1234 5678")
 	case "weak":
 		send()
-		do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testCode), chromedp.SendKeys(chromedp.ID("password"), "heron"))
+		chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testCode), chromedp.SendKeys(chromedp.ID("password"), "heron"))
 		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/enrol"] button[type=submit]`)))
 	case "signin-wrong":
-		do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), "heron"))
+		chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), "heron"))
 		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/signin"] button[type=submit]`)))
 	case "account", "account-wrong", "account-totp":
-		do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), testPassword))
+		chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("password"), testPassword))
 		submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/signin"] button[type=submit]`)))
-		do(t, ctx, chromedp.Navigate(s.inbox("/account")))
+		chromium.Do(t, ctx, chromedp.Navigate(s.inbox("/account")))
 		switch steps {
 		case "account-wrong":
-			do(t, ctx, chromedp.SendKeys(chromedp.ID("old"), "heron"), chromedp.SendKeys(chromedp.ID("password"), testPassword))
+			chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("old"), "heron"), chromedp.SendKeys(chromedp.ID("password"), testPassword))
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/account/password"] button[type=submit]`)))
 		case "account-totp":
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/totp"] button`)))
@@ -303,7 +275,7 @@ func clearCookies(ctx context.Context) error {
 // keys types on the keyboard, at whatever has the focus.
 func keys(t *testing.T, ctx context.Context, s string) {
 	t.Helper()
-	do(t, ctx, chromedp.KeyEvent(s))
+	chromium.Do(t, ctx, chromedp.KeyEvent(s))
 }
 
 // tabTo presses Tab until the focus, which must be seen, is on what a selector
@@ -312,8 +284,8 @@ func tabTo(t *testing.T, ctx context.Context, selector string) {
 	t.Helper()
 	for range 30 {
 		keys(t, ctx, kb.Tab)
-		if eval[bool](t, ctx, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
-			if w := eval[string](t, ctx, "getComputedStyle(document.activeElement).outlineWidth + getComputedStyle(document.activeElement).outlineStyle"); w != "3pxsolid" {
+		if chromium.Eval[bool](t, ctx, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
+			if w := chromium.Eval[string](t, ctx, "getComputedStyle(document.activeElement).outlineWidth + getComputedStyle(document.activeElement).outlineStyle"); w != "3pxsolid" {
 				t.Errorf("the focus on %s is not seen: %s", selector, w)
 			}
 			return
@@ -351,7 +323,7 @@ func back(t *testing.T, ctx context.Context, to string) {
 
 func text(t *testing.T, ctx context.Context) string {
 	t.Helper()
-	return eval[string](t, ctx, "document.body.innerText")
+	return chromium.Eval[string](t, ctx, "document.body.innerText")
 }
 
 func reads(t *testing.T, ctx context.Context, words ...string) {
@@ -367,24 +339,24 @@ func reads(t *testing.T, ctx context.Context, words ...string) {
 // The whole pickup by the keyboard alone, with JavaScript off, and with a look
 // into the mailbox in between.
 func TestBrowserCodeByKeyboard(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	s := newTestSite(t, newFakeVault(crlf(fullLetter)))
-	do(t, ctx, chromedp.EmulateViewport(360, 740))
+	chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740))
 	if _, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true}); err != nil {
 		t.Fatal(err)
 	}
-	do(t, ctx, chromedp.Navigate(s.link))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link))
 	reads(t, ctx, "A protected message for you", testSender)
 	tabTo(t, ctx, `form[action$="/code"] button`)
 	press(t, ctx)
 	reads(t, ctx, "A code was sent")
 	// To the mail program and back: the page is left, loaded anew, opened anew.
-	do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
 	back(t, ctx, s.link)
 	reads(t, ctx, "A code was sent")
-	do(t, ctx, chromedp.Reload())
+	chromium.Do(t, ctx, chromedp.Reload())
 	reads(t, ctx, "A code was sent")
-	do(t, ctx, chromedp.Navigate(s.link))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link))
 	reads(t, ctx, "A code was sent")
 	if s.vault.sent != 1 {
 		t.Errorf("%d codes were sent", s.vault.sent)
@@ -393,17 +365,17 @@ func TestBrowserCodeByKeyboard(t *testing.T) {
 	keys(t, ctx, "1234 5678")
 	press(t, ctx)
 	reads(t, ctx, "That code is wrong")
-	if v := eval[string](t, ctx, "document.activeElement.value"); v != "1234 5678" {
+	if v := chromium.Eval[string](t, ctx, "document.activeElement.value"); v != "1234 5678" {
 		t.Errorf("what was typed is lost: %q", v)
 	}
 	keys(t, ctx, kb.End+strings.Repeat(kb.Backspace, 9)+"3141 5926")
 	press(t, ctx)
 	reads(t, ctx, "Befund für Jane", "die Werte sind gut")
 	// Back and forward, and the link again: still verified.
-	do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
 	back(t, ctx, s.link)
 	reads(t, ctx, "die Werte sind gut")
-	do(t, ctx, chromedp.Navigate(s.link))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link))
 	reads(t, ctx, "die Werte sind gut")
 	tabTo(t, ctx, `a[href$="as=html"]`)
 	press(t, ctx)
@@ -414,17 +386,17 @@ func TestBrowserCodeByKeyboard(t *testing.T) {
 }
 
 func TestBrowserPassphrase(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	v := newFakeVault(crlf(plainLetter))
 	v.pickup.Verify = escrow.VerifyPassphrase
 	s := newTestSite(t, v)
-	do(t, ctx, chromedp.Navigate(s.link), chromedp.SendKeys(chromedp.ID("answer"), "wrong"))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link), chromedp.SendKeys(chromedp.ID("answer"), "wrong"))
 	submit(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
 	reads(t, ctx, "That is not the passphrase")
-	if v := eval[string](t, ctx, `document.getElementById("answer").value`); v != "" {
+	if v := chromium.Eval[string](t, ctx, `document.getElementById("answer").value`); v != "" {
 		t.Error("the passphrase came back")
 	}
-	do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testPhrase))
+	chromium.Do(t, ctx, chromedp.SendKeys(chromedp.ID("answer"), testPhrase))
 	submit(t, ctx, chromedp.Click(chromedp.CSS("button.main")))
 	reads(t, ctx, "all values are as they should be")
 }
@@ -432,7 +404,7 @@ func TestBrowserPassphrase(t *testing.T) {
 // What leaves the page arrives: the document on a page of its own, the original
 // byte for byte, an attachment under its name.
 func TestBrowserDownloads(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	s := newTestSite(t, newFakeVault(crlf(fullLetter)))
 	s.vault.codes = []string{testCode}
 	dir := t.TempDir()
@@ -445,7 +417,7 @@ func TestBrowserDownloads(t *testing.T) {
 		`a[href$="/part/4"]`: {"Befund für Jane.pdf", "%PDF-1.4 not really" + strings.Repeat(".", 400)},
 		`a[href$="/part/5"]`: {"evil.html", "<script>alert(1)</script>"},
 	} {
-		do(t, ctx, chromedp.Click(chromedp.CSS(link)))
+		chromium.Do(t, ctx, chromedp.Click(chromedp.CSS(link)))
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 			b, err := os.ReadFile(filepath.Join(dir, want.name))
 			if err == nil && string(b) == want.body {
@@ -457,14 +429,14 @@ func TestBrowserDownloads(t *testing.T) {
 			}
 		}
 	}
-	do(t, ctx, chromedp.Navigate(s.link+"/html"))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link+"/html"))
 	reads(t, ctx, "Liebe Jane", "14,1 g/dl", "[spy]")
 }
 
 // Each wall holds alone: what the sanitiser lets through, and, with no sanitiser
 // before it, the frame's policy and sandbox. A spy on loopback counts what comes.
 func TestBrowserHostileHTML(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	var mu sync.Mutex
 	var spied []string
 	spy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -476,7 +448,7 @@ func TestBrowserHostileHTML(t *testing.T) {
 	defer spy.Close()
 	port := spy.URL[strings.LastIndexByte(spy.URL, ':')+1:]
 	visits := func(name string) {
-		do(t, ctx, chromedp.Navigate(spy.URL+"/visit-"+name))
+		chromium.Do(t, ctx, chromedp.Navigate(spy.URL+"/visit-"+name))
 		mu.Lock()
 		defer mu.Unlock()
 		for _, path := range spied {
@@ -504,13 +476,13 @@ func TestBrowserHostileHTML(t *testing.T) {
 			if err := clearCookies(ctx); err != nil { // they do not heed the port
 				t.Fatal(err)
 			}
-			do(t, ctx, chromedp.Navigate(s.link), chromedp.Click(chromedp.CSS("details summary")), chromedp.SendKeys(chromedp.ID("answer"), testCode))
+			chromium.Do(t, ctx, chromedp.Navigate(s.link), chromedp.Click(chromedp.CSS("details summary")), chromedp.SendKeys(chromedp.ID("answer"), testCode))
 			submit(t, ctx, chromedp.Click(chromedp.CSS(`form[action$="/verify"] button`)))
 			time.Sleep(300 * time.Millisecond)
-			if title := eval[string](t, ctx, "document.title"); title != "Message without a subject" {
+			if title := chromium.Eval[string](t, ctx, "document.title"); title != "Message without a subject" {
 				t.Errorf("%s: the title is %q", name, title)
 			}
-			do(t, ctx, chromedp.Navigate(s.link+"/html")) // the document by itself, on top
+			chromium.Do(t, ctx, chromedp.Navigate(s.link+"/html")) // the document by itself, on top
 			time.Sleep(300 * time.Millisecond)
 			visits(name)
 		}
@@ -527,12 +499,12 @@ func TestBrowserHostileHTML(t *testing.T) {
 			}
 		}))
 		defer site.Close()
-		do(t, ctx, chromedp.Navigate(site.URL+"/"))
+		chromium.Do(t, ctx, chromedp.Navigate(site.URL+"/"))
 		time.Sleep(500 * time.Millisecond)
-		if title := eval[string](t, ctx, "document.title"); title != "quiet" {
+		if title := chromium.Eval[string](t, ctx, "document.title"); title != "quiet" {
 			t.Errorf("the title is %q", title)
 		}
-		do(t, ctx, chromedp.Navigate(site.URL+"/frame"))
+		chromium.Do(t, ctx, chromedp.Navigate(site.URL+"/frame"))
 		time.Sleep(300 * time.Millisecond)
 		visits("frame")
 	})
@@ -542,7 +514,7 @@ func TestBrowserHostileHTML(t *testing.T) {
 			fmt.Fprint(w, loud)
 		}))
 		defer site.Close()
-		do(t, ctx, chromedp.Navigate(site.URL+"/"))
+		chromium.Do(t, ctx, chromedp.Navigate(site.URL+"/"))
 		time.Sleep(500 * time.Millisecond)
 		mu.Lock()
 		defer mu.Unlock()

@@ -19,6 +19,8 @@ import (
 	cdpage "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 // watch gathers what a page does: what runs, and what is asked for.
@@ -119,7 +121,7 @@ const pokes = `(() => {
 // sanitiser; and what the sanitiser leaves, by itself, without them. And without the
 // sanitiser a good part of it does run.
 func TestBrowserBypasses(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	w := watched(t, ctx)
 	corpus := bypasses(t)
 	groups := map[string][]bypass{}
@@ -160,24 +162,24 @@ func TestBrowserBypasses(t *testing.T) {
 			s.vault.raw = []byte(bypassMail(groups[name]))
 			s.vault.mu.Unlock()
 			w.take()
-			do(t, ctx, chromedp.Navigate(page))
+			chromium.Do(t, ctx, chromedp.Navigate(page))
 			settle()
-			if at := eval[string](t, ctx, "location.href + ' ' + document.title"); at != page+" bypasses" {
+			if at := chromium.Eval[string](t, ctx, "location.href + ' ' + document.title"); at != page+" bypasses" {
 				t.Errorf("%s: the page is %s", name, at)
 			}
-			if n := eval[int](t, ctx, "frames.length"); n != 1 {
+			if n := chromium.Eval[int](t, ctx, "frames.length"); n != 1 {
 				t.Errorf("%s: %d frames", name, n)
 			}
 			quiet(t, name, page, frame)
-			do(t, ctx, chromedp.Navigate(frame))
+			chromium.Do(t, ctx, chromedp.Navigate(frame))
 			settle()
-			if n := eval[int](t, ctx, `document.querySelectorAll("article").length`); n < 2 {
+			if n := chromium.Eval[int](t, ctx, `document.querySelectorAll("article").length`); n < 2 {
 				t.Errorf("%s: nothing is shown", name)
 			}
 			quiet(t, name+" by itself", frame)
 		}
 	})
-	do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
 	t.Run("the sanitiser alone", func(t *testing.T) {
 		sanitizer, docs := newSanitizer(), map[string]string{}
 		for _, name := range names {
@@ -196,19 +198,19 @@ func TestBrowserBypasses(t *testing.T) {
 		defer site.Close()
 		for _, name := range names {
 			w.take()
-			do(t, ctx, chromedp.Navigate(site.URL+"/"+name))
+			chromium.Do(t, ctx, chromedp.Navigate(site.URL+"/"+name))
 			settle()
-			for _, bad := range eval[[]string](t, ctx, pokes) {
+			for _, bad := range chromium.Eval[[]string](t, ctx, pokes) {
 				t.Errorf("%s: %s: %s", name, bad, named(corpus, bad))
 			}
 			settle()
-			if at := eval[string](t, ctx, "location.href"); at != site.URL+"/"+name {
+			if at := chromium.Eval[string](t, ctx, "location.href"); at != site.URL+"/"+name {
 				t.Errorf("%s: the page went to %s", name, at)
 			}
 			quiet(t, name, site.URL+"/"+name)
 		}
 	})
-	do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
 	t.Run("without the sanitiser", func(t *testing.T) {
 		const every, most = 5, 60 // a part is enough: all of them take half a minute
 		site := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
@@ -230,7 +232,7 @@ func TestBrowserBypasses(t *testing.T) {
 		w.take()
 		live := map[int]bool{}
 		for from := 0; from < len(corpus); from += every * most {
-			do(t, ctx, chromedp.Navigate(fmt.Sprintf("%s/from/%d/%d", site.URL, from, min(from+every*most, len(corpus)))))
+			chromium.Do(t, ctx, chromedp.Navigate(fmt.Sprintf("%s/from/%d/%d", site.URL, from, min(from+every*most, len(corpus)))))
 			settle()
 			ran, asks, got := w.take()
 			for _, list := range [][]string{ran, asks, got} {

@@ -15,6 +15,7 @@ import (
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 // scripting switches JavaScript on or off.
@@ -28,7 +29,7 @@ func scripting(t *testing.T, ctx context.Context, on bool) {
 // The inbox by the keyboard alone, with JavaScript off: a search, a message and back,
 // all as one file, and the end.
 func TestBrowserInbox(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	f := newFakeInbox("Befund für Jane", "שלום עולם", "", "sealed", "gone", strings.Repeat("Donaudampfschifffahrtsgesellschaft", 4), "read")
 	f.items[3].Openable, f.items[3].Subject, f.items[3].From = false, "", ""
 	f.items[4].State, f.items[4].Openable, f.items[4].Subject, f.items[4].From = escrow.StateRetracted, false, "", ""
@@ -43,12 +44,12 @@ func TestBrowserInbox(t *testing.T) {
 	if _, err := chromedp.Call(ctx, cdbrowser.SetDownloadBehavior, cdbrowser.SetDownloadBehaviorParams{Behavior: cdbrowser.SetDownloadBehaviorBehaviorAllow, DownloadPath: dir}); err != nil {
 		t.Fatal(err)
 	}
-	do(t, ctx, chromedp.Navigate(s.link))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link))
 	reads(t, ctx, "Your messages", "Befund für Jane", "7 messages")
 	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox")
 	scripting(t, ctx, false)
-	do(t, ctx, chromedp.EmulateViewport(360, 740))
+	chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740))
 	tabTo(t, ctx, "#q")
 	keys(t, ctx, "letter 1")
 	press(t, ctx)
@@ -75,18 +76,18 @@ func TestBrowserInbox(t *testing.T) {
 			t.Fatal("no archive came")
 		}
 	}
-	do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[3].ItemID+"/message"))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[3].ItemID+"/message"))
 	reads(t, ctx, "opens only by the link")
 	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox-needs-link")
 	scripting(t, ctx, false)
-	do(t, ctx, chromedp.Navigate(s.link))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link))
 	tabTo(t, ctx, `form[action$="/leave"] button`)
 	press(t, ctx)
 	reads(t, ctx, "closed on this device")
 	scripting(t, ctx, true) // axe-core waits for timers
 	looks(t, ctx, "inbox-closed")
 	scripting(t, ctx, false)
-	do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[0].ItemID+"/message"))
+	chromium.Do(t, ctx, chromedp.Navigate(s.link+"/m/"+f.items[0].ItemID+"/message"))
 	reads(t, ctx, "closed on this device")
 }

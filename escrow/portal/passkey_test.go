@@ -22,6 +22,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/chromium"
 	"github.com/postseal/postseal/sql"
 )
 
@@ -165,13 +166,13 @@ func (p *person) press(selector string) {
 func (p *person) touch(selector string) {
 	p.t.Helper()
 	p.steps++
-	do(p.t, p.ctx, chromedp.Click(chromedp.CSS(selector)))
+	chromium.Do(p.t, p.ctx, chromedp.Click(chromedp.CSS(selector)))
 }
 
 func (p *person) fill(selector, what string) {
 	p.t.Helper()
 	p.steps++
-	do(p.t, p.ctx, chromedp.SendKeys(chromedp.CSS(selector), what))
+	chromium.Do(p.t, p.ctx, chromedp.SendKeys(chromedp.CSS(selector), what))
 }
 
 // finger is laid on the sensor, which the authenticator does by itself.
@@ -220,7 +221,7 @@ const (
 // next message by its link alone; on a new device, the passkey signs in. Of
 // interactions it takes no more than promised.
 func TestBrowserPasskey(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	s := newRealSite(t)
 	auth := newAuthenticator(t, ctx)
 	me := &person{t: t, ctx: ctx}
@@ -243,18 +244,18 @@ func TestBrowserPasskey(t *testing.T) {
 		return list
 	}
 
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	if got := loaded(); len(got) != 1 {
 		t.Errorf("the page wanted more than itself: %q", got)
 	}
-	if n := eval[int](t, ctx, "document.documentElement.outerHTML.length"); n > 50_000 {
+	if n := chromium.Eval[int](t, ctx, "document.documentElement.outerHTML.length"); n > 50_000 {
 		t.Errorf("the page has %d characters", n)
 	}
 	me.press(sendButton)
 	code := s.code()
 	// To the mail program and back.
-	do(t, ctx, chromedp.Navigate("about:blank"))
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	sees(t, ctx, "A code was sent")
 	me.fill("#answer", code[:4]+" "+code[4:])
 	me.touch(passkeyUse)
@@ -266,7 +267,7 @@ func TestBrowserPasskey(t *testing.T) {
 	}
 
 	second := s.seal(testHolder)
-	do(t, ctx, chromedp.Navigate(second))
+	chromium.Do(t, ctx, chromedp.Navigate(second))
 	waitFor(t, ctx, "all values of 2")
 	me.within(2)
 
@@ -275,7 +276,7 @@ func TestBrowserPasskey(t *testing.T) {
 		t.Fatal(err)
 	}
 	loaded()
-	do(t, ctx, chromedp.Navigate(second))
+	chromium.Do(t, ctx, chromedp.Navigate(second))
 	sees(t, ctx, "Open your protected message", "Use your passkey")
 	if got := loaded(); len(got) != 1 {
 		t.Errorf("the page wanted more than itself: %q", got)
@@ -283,7 +284,7 @@ func TestBrowserPasskey(t *testing.T) {
 	auth.verifies(false)
 	me.touch(passkeyUse)
 	waitFor(t, ctx, "No passkey was used")
-	if focus := eval[string](t, ctx, "document.activeElement.getAttribute('role') || ''"); focus != "alert" {
+	if focus := chromium.Eval[string](t, ctx, "document.activeElement.getAttribute('role') || ''"); focus != "alert" {
 		t.Errorf("the focus is not on what went wrong: %q", focus)
 	}
 	auth.verifies(true)
@@ -295,7 +296,7 @@ func TestBrowserPasskey(t *testing.T) {
 
 	// The account: one passkey more is refused on the same device, and the last one
 	// stays while there is no password.
-	do(t, ctx, chromedp.Navigate(s.base+"/inbox/"+s.RecipientTag(testHolder)+"/account"))
+	chromium.Do(t, ctx, chromedp.Navigate(s.base+"/inbox/"+s.RecipientTag(testHolder)+"/account"))
 	sees(t, ctx, "Passkeys", "Chrome, Linux")
 	me.touch(`form[action$="/passkey/add"] [data-use]`)
 	waitFor(t, ctx, "There is a passkey for these messages on this device already")
@@ -313,7 +314,7 @@ func TestBrowserPasskey(t *testing.T) {
 	// Where there is a password too, its field offers passkeys (conditional mediation);
 	// Chromium takes that of a virtual authenticator at once.
 	waitFor(t, ctx, "result 2")
-	if n := len(eval[string](t, ctx, "document.querySelector('[data-options]') ? 'signin' : ''")); n != 0 {
+	if n := len(chromium.Eval[string](t, ctx, "document.querySelector('[data-options]') ? 'signin' : ''")); n != 0 {
 		t.Error("still at the sign-in page")
 	}
 }
@@ -321,29 +322,29 @@ func TestBrowserPasskey(t *testing.T) {
 // Who cancels the passkey goes on with a password; the code is not asked for again,
 // and the page may be left meanwhile.
 func TestBrowserPasskeyCancelled(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	s := newRealSite(t)
 	auth := newAuthenticator(t, ctx)
 	auth.verifies(false)
 	me := &person{t: t, ctx: ctx}
 	link := s.seal(testHolder)
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	me.press(sendButton)
 	me.touch(passkeyUse)
 	waitFor(t, ctx, "Enter the code from the mail")
 	me.fill("#answer", "11112222")
 	me.touch(passkeyUse)
 	waitFor(t, ctx, "wrong or no longer valid")
-	if v := eval[string](t, ctx, `document.activeElement.id + " " + document.activeElement.value`); v != "answer 11112222" {
+	if v := chromium.Eval[string](t, ctx, `document.activeElement.id + " " + document.activeElement.value`); v != "answer 11112222" {
 		t.Errorf("the focus is on %q", v)
 	}
-	eval[string](t, ctx, `document.getElementById("answer").value = ""`)
+	chromium.Eval[string](t, ctx, `document.getElementById("answer").value = ""`)
 	me.fill("#answer", s.code())
 	me.touch(passkeyUse)
 	waitFor(t, ctx, "No passkey was used")
 	sees(t, ctx, "Your code was right")
-	do(t, ctx, chromedp.Navigate("about:blank"))
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate("about:blank"))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	sees(t, ctx, "Your code was right", "Choose a password")
 	// The passkey can be tried again, too.
 	me.touch(passkeyUse)
@@ -353,7 +354,7 @@ func TestBrowserPasskeyCancelled(t *testing.T) {
 	sees(t, ctx, "too short", "Your code was right")
 	me.fill("#password", testPassword)
 	me.touch(`[data-show="password"]`)
-	if kind := eval[string](t, ctx, `document.getElementById("password").type`); kind != "text" {
+	if kind := chromium.Eval[string](t, ctx, `document.getElementById("password").type`); kind != "text" {
 		t.Errorf("the password is not shown: %s", kind)
 	}
 	me.press(openButton)
@@ -365,12 +366,12 @@ func TestBrowserPasskeyCancelled(t *testing.T) {
 
 // With a password, and no script.
 func TestBrowserPasswordWithoutScript(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	s := newRealSite(t)
 	scripts(t, ctx, false)
 	me := &person{t: t, ctx: ctx}
 	link := s.seal(testHolder)
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	me.press(sendButton)
 	if text := text(t, ctx); strings.Contains(text, "passkey") || strings.Contains(text, "Show the password") {
 		t.Error("there is a button that does nothing")
@@ -383,7 +384,7 @@ func TestBrowserPasswordWithoutScript(t *testing.T) {
 	if err := clearCookies(ctx); err != nil {
 		t.Fatal(err)
 	}
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	me.fill("#password", "not this one")
 	me.press(`form[action$="/signin"] button[type=submit]`)
 	sees(t, ctx, "That is not the password that you chose here")
@@ -397,7 +398,7 @@ func TestBrowserPasswordWithoutScript(t *testing.T) {
 	if err := clearCookies(ctx); err != nil {
 		t.Fatal(err)
 	}
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	me.press(forgotButton)
 	sees(t, ctx, "A code by mail is not enough")
 	me.press(`form[action$="/forgot"] button`)
@@ -405,7 +406,7 @@ func TestBrowserPasswordWithoutScript(t *testing.T) {
 	if ok, err := s.ResetAccount(t.Context(), testHolder, "sender"); !ok || err != nil {
 		t.Fatalf("reset: %v, %v", ok, err)
 	}
-	do(t, ctx, chromedp.Navigate(link))
+	chromium.Do(t, ctx, chromedp.Navigate(link))
 	sees(t, ctx, "Send me a code")
 }
 

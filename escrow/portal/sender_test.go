@@ -12,6 +12,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"github.com/postseal/postseal/escrow"
+	"github.com/postseal/postseal/internal/lab/chromium"
 )
 
 const testSenderToken = "senderstokenofthirtytwocharacters"
@@ -201,7 +202,7 @@ func TestSenderActs(t *testing.T) {
 
 // TestLooksOfSenders visits the sender's page in its states.
 func TestLooksOfSenders(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	one := newFakeSenders()
 	one.view.Mode, one.view.Recipients = escrow.ModeSealed, one.view.Recipients[1:2]
 	one.view.Recipients[0].CanResend = false
@@ -221,9 +222,9 @@ func TestLooksOfSenders(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := senderSite(t, c.f)
-			do(t, ctx, chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.link+c.path))
+			chromium.Do(t, ctx, chromedp.EmulateViewport(360, 740), chromedp.Navigate(s.link+c.path))
 			if c.name == "sender" {
-				eval[int](t, ctx, `document.querySelectorAll("details").forEach(d => d.open = true), 0`)
+				chromium.Eval[int](t, ctx, `document.querySelectorAll("details").forEach(d => d.open = true), 0`)
 			}
 			looks(t, ctx, c.name)
 		})

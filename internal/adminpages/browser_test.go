@@ -21,22 +21,6 @@ import (
 	"github.com/postseal/postseal/internal/listing"
 )
 
-// browser starts a real Chromium for a test.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	return chromium.Start(t, chromium.OnlyLoopback)
-}
-
-func do(t *testing.T, ctx context.Context, steps ...chromedp.Action[chromedp.Void]) {
-	t.Helper()
-	chromium.Do(t, ctx, steps...)
-}
-
-func eval[T any](t *testing.T, ctx context.Context, js string) T {
-	t.Helper()
-	return chromium.Eval[T](t, ctx, js)
-}
-
 // focusable are the places of a page that Tab has to come to.
 const focusable = `[...document.querySelectorAll("a[href],button,input,select,summary")].filter(e => e.checkVisibility() && e.tabIndex >= 0)`
 
@@ -44,22 +28,22 @@ const focusable = `[...document.querySelectorAll("a[href],button,input,select,su
 // can be used, and where it is can be seen.
 func tabs(t *testing.T, ctx context.Context) {
 	t.Helper()
-	n := eval[int](t, ctx, focusable+`.length`)
+	n := chromium.Eval[int](t, ctx, focusable+`.length`)
 	var unseen []string
 	for range n + 20 { // a date has places of its own
-		do(t, ctx, chromedp.KeyEvent(kb.Tab))
-		if at := eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
+		chromium.Do(t, ctx, chromedp.KeyEvent(kb.Tab))
+		if at := chromium.Eval[string](t, ctx, `(e => { e.setAttribute("data-tabbed", "");
 			const s = getComputedStyle(e); return e === document.body || e.type === "date" || s.outlineStyle === "solid" && parseFloat(s.outlineWidth) >= 2 ? "" : e.outerHTML.slice(0, 80); })(document.activeElement)`); at != "" {
 			unseen = append(unseen, at)
 		}
-		if eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
+		if chromium.Eval[int](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).length`) == 0 {
 			break
 		}
 	}
 	if len(unseen) > 0 {
 		t.Errorf("the focus is not seen at %q", unseen)
 	}
-	if left := eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
+	if left := chromium.Eval[[]string](t, ctx, focusable+`.filter(e => !e.hasAttribute("data-tabbed")).map(e => e.outerHTML.slice(0, 80))`); len(left) > 0 {
 		t.Errorf("Tab does not come to %q", left)
 	}
 }
@@ -68,7 +52,7 @@ func tabs(t *testing.T, ctx context.Context) {
 // nothing scrolls sideways, axe-core finds nothing, nothing is loaded but the page, nothing
 // is too low for a finger, and the keyboard comes everywhere. Set POSTSEAL_SCREENSHOTS to a directory to look at them.
 func TestLooks(t *testing.T) {
-	ctx := browser(t)
+	ctx := chromium.Start(t, chromium.OnlyLoopback)
 	dir := os.Getenv("POSTSEAL_SCREENSHOTS")
 	visit := func(name, path string, store *fakeStore, change func(*Options)) {
 		t.Run(name, func(t *testing.T) {
@@ -88,12 +72,12 @@ func TestLooks(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			do(t, ctx, chromedp.Navigate(srv.URL+path))
+			chromium.Do(t, ctx, chromedp.Navigate(srv.URL+path))
 			for _, width := range []int64{320, 390, 768, 1280} { // 320 is 1280 at 400 % zoom
 				for _, mode := range []string{"light", "dark"} {
 					chromium.Scheme(t, ctx, mode)
-					do(t, ctx, chromedp.EmulateViewport(width, 800))
-					if over := eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+					chromium.Do(t, ctx, chromedp.EmulateViewport(width, 800))
+					if over := chromium.Eval[int](t, ctx, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
 						t.Errorf("%d pixels wide: scrolls sideways by %d", width, over)
 					}
 					if width == 390 && mode == "light" || width == 1280 && mode == "dark" || width == 320 && mode == "dark" {
@@ -111,7 +95,7 @@ func TestLooks(t *testing.T) {
 				}
 			}
 			// WCAG 2.2, 2.5.8.
-			if small := eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,select,summary,nav a")].filter(e => e.checkVisibility() && e.type !== "checkbox" && e.getBoundingClientRect().height < 24).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
+			if small := chromium.Eval[[]string](t, ctx, `[...document.querySelectorAll("button,input,select,summary,nav a")].filter(e => e.checkVisibility() && e.type !== "checkbox" && e.getBoundingClientRect().height < 24).map(e => e.outerHTML.slice(0, 60))`); len(small) > 0 {
 				t.Errorf("too low for a finger: %q", small)
 			}
 			if dir == "" {
